@@ -1,0 +1,61 @@
+"""Every error heeler raises on purpose, its exit code and the hint that goes with it.
+
+    HeelerError            1   the job failed
+    ├── UsageError         2   the command or call was wrong: an unknown option, a missing file
+    ├── DataError          3   the photos cannot be used as they are
+    ├── BundleError        4   a model bundle is not what it says it is
+    ├── ResourceError      1   the machine ran out of something: disk, memory, network
+    └── Interrupted      130   the user stopped the run
+
+A message names the file and the number; a hint names what to do next. Each fits on one line.
+"""
+
+from __future__ import annotations
+
+__all__ = ["BundleError", "DataError", "HeelerError", "Interrupted", "ResourceError", "UsageError"]
+
+
+class HeelerError(Exception):
+    """The job failed.
+
+    Args:
+        message: what went wrong, in one line, with the file and the number.
+        hint: what to do next, in one line; empty where there is nothing to advise.
+    """
+
+    exit_code = 1
+
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+
+class UsageError(HeelerError):
+    """The command or the call was wrong."""
+
+    exit_code = 2
+
+
+class DataError(HeelerError):
+    """The photos or their labels cannot be used as they are."""
+
+    exit_code = 3
+
+
+class BundleError(HeelerError):
+    """A model bundle is damaged, incomplete or not what it claims to be."""
+
+    exit_code = 4
+
+
+class ResourceError(HeelerError):
+    """The machine ran out of something: disk, memory, network."""
+
+    exit_code = 1
+
+
+class Interrupted(HeelerError):  # noqa: N818 - named for what happened, as KeyboardInterrupt is
+    """The user stopped the run."""
+
+    exit_code = 130

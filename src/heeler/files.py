@@ -1,0 +1,163 @@
+"""Writing that survives a kill or a full disk, and paths that stay where they should; knows nothing of photos."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import errno
+import hashlib
+import io
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import IO, Any
+
+import platformdirs
+
+from heeler.errors import ResourceError, UsageError
+
+
+def cache_root() -> Path:
+    """Folder for what can be computed again: ``$HEELER_CACHE`` or the user's cache folder."""
+    return Path(os.environ.get("HEELER_CACHE") or platformdirs.user_cache_dir("heeler", appauthor=False))
+
+
+@contextlib.contextmanager
+def disk_errors(path: Path) -> Iterator[None]:
+    """Turn a full disk, a quota or a read-only place into a ``ResourceError`` that names it."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise ResourceError(
+                f"the disk is full: could not write {path}",
+                hint="free some space (heeler's cache is in " + str(cache_root()) + ") and run the same command again",
+            ) from error
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise ResourceError(
+                f"cannot write {path}: {os.strerror(error.errno)}",
+                hint="choose a folder that you may write to with --out, or set HEELER_CACHE",
+            ) from error
+        raise
+
+
+def atomic_write(path: Path, write: Callable[[IO[bytes]], object]) -> None:
+    """Write a file whole or not at all: temporary file, fsync, replace, fsync of the folder.
+
+    Args:
+        path: where the file shall stand; its folder is made.
+        write: called with the open binary file.
+
+    Raises:
+        ResourceError: the disk is full or the place cannot be written; an earlier file at ``path`` is untouched.
+    """
+    with disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        temporary = Path(name)
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                write(file)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.chmod(0o666 & ~_umask())
+            temporary.replace(path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+        fsync_folder(path.parent)
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """``atomic_write`` of bytes."""
+    atomic_write(path, lambda file: file.write(data))
+
+
+def write_text(path: Path, text: str) -> None:
+    """``atomic_write`` of UTF-8 text."""
+    write_bytes(path, text.encode("utf-8", "surrogateescape"))
+
+
+def write_json(path: Path, value: object) -> None:
+    """``atomic_write`` of a value in the one canonical JSON form (see ``canonical_json``)."""
+    write_text(path, canonical_json(value))
+
+
+def canonical_json(value: object) -> str:
+    """The one spelling of a JSON value that heeler writes: keys sorted, two spaces, one newline at the end."""
+    return json.dumps(value, sort_keys=True, indent=2, ensure_ascii=True, allow_nan=False) + "\n"
+
+
+def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """``atomic_write`` of a CSV with a header, UTF-8, newline-terminated rows."""
+
+    def write(file: IO[bytes]) -> None:
+        text = io.TextIOWrapper(file, encoding="utf-8", errors="surrogateescape", newline="")
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(header)
+        writer.writerows(rows)
+        text.flush()
+        text.detach()
+
+    atomic_write(path, write)
+
+
+def fsync_folder(folder: Path) -> None:
+    """Make renames inside a folder last; a no-op where the system cannot open folders."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except OSError:
+        return
+    try:
+        os.fsync(descriptor)
+    except OSError:
+        return
+    finally:
+        os.close(descriptor)
+
+
+def sha256_file(path: Path) -> str:
+    """Hex sha256 of a file's content."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def safe_join(root: Path, name: str) -> Path:
+    """``root / name`` where the result is inside ``root``.
+
+    Raises:
+        UsageError: ``name`` is absolute, climbs out, or passes through a link that does.
+    """
+    target = root / name
+    if not name or "\0" in name or Path(name).is_absolute() or not is_inside(target, root):
+        raise UsageError(f"{name!r} is not a name inside {root}")
+    return target
+
+
+def is_inside(path: Path, root: Path) -> bool:
+    """Whether ``path``, links followed, lies in ``root``, links followed."""
+    return path.resolve().is_relative_to(root.resolve())
+
+
+def require_space(folder: Path, n_bytes: int) -> None:
+    """Refuse to begin what will not fit.
+
+    Raises:
+        ResourceError: fewer than ``n_bytes`` are free on the disk that holds ``folder``.
+    """
+    existing = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
+    free = shutil.disk_usage(existing).free
+    if n_bytes > free:
+        raise ResourceError(
+            f"{n_bytes / 1e9:.2f} GB are needed in {folder} and {free / 1e9:.2f} GB are free",
+            hint="free some space, set HEELER_CACHE to a folder on a larger disk, or use a smaller --image-px",
+        )
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
