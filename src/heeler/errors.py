@@ -3,6 +3,7 @@
     HeelerError            1   the job failed
     ├── UsageError         2   the command or call was wrong: an unknown option, a missing file
     ├── DataError          3   the photos cannot be used as they are
+    │   └── UnreadableError    one file is not a whole photo; a run records it and goes on
     ├── BundleError        4   a model bundle is not what it says it is
     ├── ResourceError      1   the machine ran out of something: disk, memory, network
     └── Interrupted      130   the user stopped the run
@@ -12,7 +13,15 @@ A message names the file and the number; a hint names what to do next. Each fits
 
 from __future__ import annotations
 
-__all__ = ["BundleError", "DataError", "HeelerError", "Interrupted", "ResourceError", "UsageError"]
+__all__ = [
+    "BundleError",
+    "DataError",
+    "HeelerError",
+    "Interrupted",
+    "ResourceError",
+    "UnreadableError",
+    "UsageError",
+]
 
 
 class HeelerError(Exception):
@@ -41,6 +50,10 @@ class DataError(HeelerError):
     """The photos or their labels cannot be used as they are."""
 
     exit_code = 3
+
+
+class UnreadableError(DataError):
+    """One file is not a whole photo within the limits; the message is the reason, without the file's name."""
 
 
 class BundleError(HeelerError):
