@@ -34,9 +34,7 @@ def disk_errors(path: Path) -> Iterator[None]:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise ResourceError(
                 f"the disk is full: could not write {path}",
-                hint="free some space (heeler's cache is in "
-                + str(cache_root())
-                + ") and run the same command again",
+                hint="free some space (heeler's cache is in " + str(cache_root()) + ") and run the same command again",
             ) from error
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise ResourceError(
