@@ -78,7 +78,6 @@ class Photo:
     format: str = ""
     status: Literal["ok", "left_out", "unreadable", "duplicate"] = "ok"
     reason: str = ""
-    phash: int = 0
 
 
 @dataclass(frozen=True)
@@ -116,9 +115,10 @@ class Split:
     def part_of(self) -> list[Part]:
         """The part of each usable photo, in order."""
         parts: list[Part] = ["train"] * (len(self.train) + len(self.valid) + len(self.test))
-        for part, rows in (("valid", self.valid), ("test", self.test)):
+        held_out: tuple[tuple[Part, IntArray], ...] = (("valid", self.valid), ("test", self.test))
+        for part, rows in held_out:
             for row in rows.tolist():
-                parts[row] = part  # type: ignore[call-overload]
+                parts[row] = part
         return parts
 
 
@@ -307,6 +307,66 @@ class RunResult:
             "seconds": {name: round(value, 3) for name, value in self.seconds.items()},
             "rates_per_s": {name: round(value, 1) for name, value in self.rates_per_s.items()},
             "notes": list(self.notes),
+        }
+
+
+@dataclass(frozen=True)
+class CheckResult:
+    """What ``heeler check`` found in a source, without training.
+
+    Args:
+        source: the folder, table or archive as the user named it.
+        n_found: files found, usable or not.
+        n_usable: photos that training could use.
+        classes: (class, usable photos), in class order.
+        size_px: (smallest, median, largest) as (width, height) in pixels; None where no photo is usable.
+        left_out: (path, status, reason) of each file that training would not use.
+        exact_duplicates: groups of paths whose bytes are the same.
+        near_duplicates: pairs of paths that look the same.
+        label_conflicts: (path, class, path, class) of photos that look the same under different classes.
+        across_parts: (path, part, path, part) of photos that look the same and fall into different parts.
+        too_small: (class, usable photos) of classes with too few photos.
+        problems: why training could not start; empty where it could.
+        seconds: wall time of the check.
+        rates_per_s: photos for each second, by stage.
+    """
+
+    source: str
+    n_found: int
+    n_usable: int
+    classes: tuple[tuple[str, int], ...]
+    size_px: tuple[tuple[int, int], tuple[int, int], tuple[int, int]] | None
+    left_out: tuple[tuple[str, str, str], ...]
+    exact_duplicates: tuple[tuple[str, ...], ...]
+    near_duplicates: tuple[tuple[str, str], ...]
+    label_conflicts: tuple[tuple[str, str, str, str], ...]
+    across_parts: tuple[tuple[str, str, str, str], ...]
+    too_small: tuple[tuple[str, int], ...]
+    problems: tuple[str, ...]
+    seconds: float
+    rates_per_s: dict[str, float]
+
+    def to_json(self) -> dict[str, Any]:
+        """The object that ``heeler check --json`` prints."""
+        pair = ("path_a", "path_b")
+        labels = ("path_a", "label_a", "path_b", "label_b")
+        parts = ("path_a", "part_a", "path_b", "part_b")
+        sizes = zip(("min", "median", "max"), self.size_px or (), strict=False)
+        return {
+            "source": self.source,
+            "n_found": self.n_found,
+            "n_usable": self.n_usable,
+            "classes": dict(self.classes),
+            "size_px": {name: list(size) for name, size in sizes} or None,
+            "left_out": [dict(zip(("path", "status", "reason"), row, strict=True)) for row in self.left_out],
+            "exact_duplicates": [list(group) for group in self.exact_duplicates],
+            "near_duplicates": [dict(zip(pair, row, strict=True)) for row in self.near_duplicates],
+            "label_conflicts": [dict(zip(labels, row, strict=True)) for row in self.label_conflicts],
+            "across_parts": [dict(zip(parts, row, strict=True)) for row in self.across_parts],
+            "too_small": dict(self.too_small),
+            "problems": list(self.problems),
+            "seconds": round(self.seconds, 3),
+            "rates_per_s": {name: round(value, 1) for name, value in self.rates_per_s.items()},
         }
 
 

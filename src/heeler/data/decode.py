@@ -1,0 +1,394 @@
+"""The bytes of one photo -> a square of RGB pixels, or one plain reason why not.
+
+The order is: limits from the header, format from the content, decoding, orientation once, 8-bit RGB, resize, and
+crop, squash or pad. Nothing here keeps state, so any number of threads may decode at once; Pillow and torch leave
+the interpreter lock while they work. ICC profiles are ignored: numbers are taken to be sRGB, as nearly all photos are
+and as pretrained networks were trained.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import (
+    AvifImagePlugin,
+    BmpImagePlugin,
+    GifImagePlugin,
+    Image,
+    Jpeg2KImagePlugin,
+    JpegImagePlugin,
+    PngImagePlugin,
+    PpmImagePlugin,
+    TiffImagePlugin,
+    WebPImagePlugin,
+)
+
+from heeler.data.square import MAX_ASPECT, fit_square, fit_stored, upright
+from heeler.errors import UnreadableError
+from heeler.records import ByteArray, Preprocessing
+
+__all__ = ["MAX_PIXELS", "Decoded", "Opened", "decode", "fit_square", "open_image", "to_rgb"]
+
+MAX_PIXELS = 100_000_000
+"""Most pixels that a header may claim; decoded, that is 0.3 GB of RGB."""
+
+_MAX_SCANS = 500  # real progressive photos have about ten; each scan costs a pass over all coefficients
+_DRAFT_MARGIN = (
+    1.4  # then pixels differ from a full decode's by 0.8 of 255 levels on average, less than the JPEG's own loss
+)
+_ORIENTATION = 0x0112
+_CUT = "is cut short"
+
+_MAGIC = (
+    (re.compile(rb"\xff\xd8\xff"), "JPEG"),
+    (re.compile(rb"\x89PNG\r\n\x1a\n"), "PNG"),
+    (re.compile(rb"RIFF.{4}WEBP", re.DOTALL), "WEBP"),
+    (re.compile(rb"GIF8[79]a"), "GIF"),
+    (re.compile(rb"BM"), "BMP"),
+    (re.compile(rb"II[*+]\0|MM\0[*+]"), "TIFF"),
+    (re.compile(rb"P[1-6][\s#]"), "PPM"),
+    (re.compile(rb"\xff\x4f\xff\x51|\0\0\0\x0cjP  \r\n\x87\n"), "JPEG2000"),
+)
+_NOT_IMAGES = (
+    (re.compile(rb"\s*<(!doctype html|html)", re.IGNORECASE), "is a web page, not an image"),
+    (re.compile(rb"\s*(<\?xml.{0,200})?<svg", re.IGNORECASE | re.DOTALL), "is an SVG drawing; save it as PNG"),
+    (re.compile(rb"version https://git-lfs"), "is a Git LFS pointer, not the image; run `git lfs pull`"),
+    (re.compile(rb"%PDF"), "is a PDF; save its pages as PNG or JPEG"),
+    (re.compile(rb"%!PS"), "is PostScript, not a photo; save it as PNG"),
+    (re.compile(rb"8BPS"), "is a Photoshop document; save it as PNG or JPEG"),
+    (re.compile(rb"PK\x03\x04"), "is a zip archive, not an image"),
+)
+_MARKER = re.compile(rb"\xff[^\x00\xff]")
+_EOI = b"\xff\xd9"
+_SOS = b"\xff\xda"
+# Bits that no Huffman code may consist of: enough for the decoder's read-ahead behind the last block of a whole scan,
+# too few to stand in for the blocks that a damaged scan lacks.
+_READ_AHEAD = b"\xff\x00" * 10
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """A photo as the network sees it, and its size as a person sees it.
+
+    Args:
+        pixels: (S, S, 3) uint8 RGB, C-contiguous.
+        width_px: width of the whole photo, upright, before any resize.
+        height_px: height of the whole photo, upright, before any resize.
+        format: what the content is: ``JPEG``, ``PNG``, ``WEBP``, ``GIF``, ``BMP``, ``TIFF``, ``PPM``, ``JPEG2000``,
+            ``AVIF`` or ``HEIF``.
+    """
+
+    pixels: ByteArray
+    width_px: int
+    height_px: int
+    format: str
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A photo whose header was accepted: the image still to be decoded, its format and its EXIF orientation.
+
+    ``orientation`` is 0 where the image itself has to be asked, after it was decoded.
+    """
+
+    image: Image.Image
+    format: str
+    width_px: int
+    height_px: int
+    orientation: int = 0
+
+
+def decode(data: bytes, spec: Preprocessing) -> Decoded:
+    """Turn a file's content into the square of pixels that ``spec`` describes.
+
+    The format is told from the content. Animated files give their first frame. A JPEG is decoded at 1/2, 1/4 or 1/8
+    of its size where that still leaves 1.4 times the width and height that the resize asks for.
+
+    Args:
+        data: content of one image file.
+        spec: side, fit, interpolation and the colour behind transparent pixels.
+
+    Returns:
+        The pixels, the upright size of the whole photo, and the format.
+
+    Raises:
+        UnreadableError: the content is not a whole image within ``MAX_PIXELS``; the message is the reason.
+    """
+    opened = open_image(data)
+    image = opened.image
+    try:
+        extent_px = _draft(opened, spec) if isinstance(image, JpegImagePlugin.JpegImageFile) else None
+        image.load()
+        exif = image.info.get("exif")
+        orientation = opened.orientation
+        if not orientation:
+            orientation = _exif_orientation(exif) if isinstance(exif, bytes) else _orientation(image)
+        rgb = _rgb8(image, spec.alpha)
+    except Exception as error:
+        _refuse(error, opened.format)
+    pixels = fit_stored(rgb, spec, orientation, extent_px or (rgb.shape[0], rgb.shape[1]))
+    width, height = opened.width_px, opened.height_px
+    if orientation > 4:
+        width, height = height, width
+    return Decoded(pixels, width, height, opened.format)
+
+
+def open_image(data: bytes) -> Opened:
+    """Read a file's header and accept or refuse what it claims; no pixel is decoded.
+
+    Args:
+        data: content of one image file.
+
+    Returns:
+        The image, ready to be loaded.
+
+    Raises:
+        UnreadableError: not an image, a format that is not read here, or larger than ``MAX_PIXELS``.
+    """
+    kind = _kind(data)
+    orientation = 0
+    try:
+        if kind == "JPEG":
+            data, orientation = _plain_jpeg(data)
+        image = _plugin(kind)(io.BytesIO(data))
+        width, height = image.size
+        _require_size(width, height)
+        if isinstance(image, TiffImagePlugin.TiffImageFile):
+            if width * height > (Image.MAX_IMAGE_PIXELS or MAX_PIXELS):
+                # Pillow warns of a bomb when it makes the pixels itself; these were just found to be few enough.
+                image.im = Image.new(image.mode, (image.tag_v2[256], image.tag_v2[257])).im
+            if image.tag_v2.get(_ORIENTATION) in (5, 6, 7, 8):
+                # This plugin already gives the upright size; Opened holds the stored one until it is loaded.
+                return Opened(image, kind, width, height, 1)
+    except Exception as error:
+        _refuse(error, kind)
+    return Opened(image, kind, width, height, orientation)
+
+
+def to_rgb(image: Image.Image, alpha: tuple[int, int, int]) -> ByteArray:
+    """8-bit RGB pixels of a Pillow image of any mode, upright.
+
+    Palettes are resolved, transparent pixels laid on ``alpha``, and CMYK, YCbCr, LAB, HSV and greyscale converted.
+    Values wider than 8 bits are scaled by the narrowest of 8, 12 and 16 bits that holds the brightest one, because
+    12-bit cameras store their values in 16 bits; floats in [0, 1] are taken as shares of white. What fits none of
+    these (negative or larger values) is stretched from its darkest to its brightest value.
+
+    Args:
+        image: any Pillow image; its EXIF orientation is applied, so it must not have been applied before without
+            being removed (``ImageOps.exif_transpose`` removes it).
+        alpha: colour behind transparent pixels, 8-bit RGB.
+
+    Returns:
+        (H, W, 3) uint8, C-contiguous.
+
+    Raises:
+        UnreadableError: the image cannot be loaded, or has more than ``MAX_PIXELS`` pixels.
+    """
+    try:
+        _require_size(*image.size)
+        image.load()
+        return upright(_rgb8(image, alpha), _orientation(image))
+    except Exception as error:
+        _refuse(error, image.format or "image")
+
+
+def _kind(data: bytes) -> str:
+    if not data:
+        raise UnreadableError("is empty (0 bytes)")
+    for magic, kind in _MAGIC:
+        if magic.match(data):
+            return kind
+    if data[4:8] == b"ftyp":
+        brands = {data[at : at + 4] for at in range(8, min(int.from_bytes(data[:4], "big"), 256), 4)}
+        if brands & {b"avif", b"avis"}:
+            return "AVIF"
+        if brands & {b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1"}:
+            return "HEIF"
+        raise UnreadableError("is a video, not a photo")
+    if not data.strip(b"\0"):
+        raise UnreadableError("holds nothing but zero bytes")
+    for magic, reason in _NOT_IMAGES:
+        if magic.match(data[:512]):
+            raise UnreadableError(reason)
+    raise UnreadableError("is not an image of a kind that heeler reads")
+
+
+def _plugin(kind: str) -> Callable[[io.BytesIO], Image.Image]:
+    # Pillow's classes themselves, not Image.open: no other format's code ever runs on hostile bytes, and the size
+    # limit is ours alone (Image.open warns from 89 megapixels on).
+    plugins: dict[str, Callable[[io.BytesIO], Image.Image]] = {
+        "JPEG": JpegImagePlugin.JpegImageFile,
+        "PNG": PngImagePlugin.PngImageFile,
+        "WEBP": WebPImagePlugin.WebPImageFile,
+        "GIF": GifImagePlugin.GifImageFile,
+        "BMP": BmpImagePlugin.BmpImageFile,
+        "TIFF": TiffImagePlugin.TiffImageFile,
+        "PPM": PpmImagePlugin.PpmImageFile,
+        "JPEG2000": Jpeg2KImagePlugin.Jpeg2KImageFile,
+        "AVIF": AvifImagePlugin.AvifImageFile,
+    }
+    return _open_heif if kind == "HEIF" else plugins[kind]
+
+
+def _open_heif(file: io.BytesIO) -> Image.Image:
+    try:
+        import pillow_heif
+    except ImportError:
+        raise UnreadableError('is a HEIC photo; to read these: pip install "heeler[heic]"') from None
+    opened = pillow_heif.open_heif(file, convert_hdr_to_8bit=True)
+    _require_size(*opened.size)
+    image: Image.Image = opened.to_pillow()
+    return image
+
+
+def _require_size(width: int, height: int) -> None:
+    if width < 1 or height < 1:
+        raise UnreadableError(f"claims {width:,} x {height:,} pixels")
+    if width * height > MAX_PIXELS:
+        raise UnreadableError(
+            f"claims {width:,} x {height:,} pixels; the limit is {MAX_PIXELS // 1_000_000} megapixels"
+        )
+
+
+def _refuse(error: Exception, kind: str) -> NoReturn:
+    if isinstance(error, UnreadableError):
+        raise error
+    text = str(error).lower()
+    if isinstance(error, Image.DecompressionBombError):
+        reason = f"claims more than {MAX_PIXELS // 1_000_000} megapixels, the limit"
+    elif isinstance(error, MemoryError):
+        reason = "needs more memory than there is"
+    elif any(word in text for word in ("truncated", "unexpected end", "not enough")):
+        reason = _CUT
+    elif any(word in text for word in ("unknown pixel mode", "cannot handle", "unsupported", "not supported")):
+        reason = f"is a {kind} of a rare kind; save it as an 8-bit JPEG or PNG"
+    else:
+        reason = f"is a damaged {kind} file"
+    raise UnreadableError(reason) from error
+
+
+def _plain_jpeg(data: bytes) -> tuple[bytes, int]:
+    """The JPEG without metadata and without what follows the photo, proven whole, and its EXIF orientation.
+
+    Without metadata no malformed EXIF or colour profile can spoil a good photo, and a photo with a second one behind
+    it (MPO) is an ordinary JPEG.
+    """
+    kept = [data[:2]]
+    orientation, frame, n_components, at = 1, 0, 0, 2
+    while True:
+        found = _MARKER.search(data, at)
+        if found is None or found.end() + 2 > len(data):
+            raise UnreadableError(_CUT)
+        marker, at = data[found.end() - 1], found.end()
+        if marker == 0x01 or 0xD0 <= marker <= 0xD7:
+            continue
+        end = at + int.from_bytes(data[at : at + 2], "big")
+        if marker in (0xD8, 0xD9) or end < at + 2:
+            raise UnreadableError("is a damaged JPEG file")
+        if end > len(data):
+            raise UnreadableError(_CUT)
+        if marker == 0xDA:
+            return _whole_scans(data, kept, found.start(), frame, n_components), orientation
+        segment = data[at + 2 : end]
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
+            if frame or len(segment) < 6:
+                raise UnreadableError("is a damaged JPEG file")
+            frame, n_components = marker, segment[5]
+            _require_size(int.from_bytes(segment[3:5], "big"), int.from_bytes(segment[1:3], "big"))
+        if marker == 0xE1 and segment.startswith(b"Exif\0\0"):
+            orientation = _exif_orientation(segment)
+        # APP0 and APP14 say which colour space the numbers are in; the other APPn and comments are metadata.
+        if marker in (0xE0, 0xEE) or not (0xE0 <= marker <= 0xEF or marker == 0xFE):
+            kept.append(data[found.start() : end])
+        at = end
+
+
+def _whole_scans(data: bytes, kept: list[bytes], scan_at: int, frame: int, n_components: int) -> bytes:
+    """Join the kept segments and the scans so that Pillow fails if pixels are missing.
+
+    At an early end marker libjpeg fills what is missing with grey, and Pillow does not pass on its warning. So the only
+    scan of an ordinary JPEG is given without its end marker: a decoder that still wants data then has to stop.
+    """
+    scans_end = data.rfind(_EOI, scan_at)
+    if scans_end < 0:
+        raise UnreadableError(_CUT)
+    if frame in (0xC0, 0xC1) and data[scan_at + 4] == n_components:
+        return b"".join((*kept, memoryview(data)[scan_at:scans_end], _READ_AHEAD))
+    n_scans = data.count(_SOS, scan_at)
+    if n_scans > _MAX_SCANS:
+        raise UnreadableError(f"has {n_scans:,} scans; the limit is {_MAX_SCANS}")
+    if frame in (0xC0, 0xC1, 0xC2) and n_scans < 2:
+        raise UnreadableError(_CUT)
+    return b"".join((*kept, memoryview(data)[scan_at:]))
+
+
+def _draft(opened: Opened, spec: Preprocessing) -> tuple[float, float] | None:
+    """Choose the scale to decode a JPEG at; the height and width of the photo in the pixels to come."""
+    target = math.ceil(_DRAFT_MARGIN * spec.resize_px)
+    size = (target, target)
+    if spec.fit == "pad":
+        size = (target, 1) if opened.width_px >= opened.height_px else (1, target)
+    elif max(opened.image.size) > MAX_ASPECT * min(opened.image.size):
+        return None
+    drafted = opened.image.draft(None, size)
+    return (drafted[1][3], drafted[1][2]) if drafted else None
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        value = image.getexif().get(_ORIENTATION, 1)
+    except Exception:  # whatever is wrong with the metadata, the pixels are good
+        return 1
+    return value if isinstance(value, int) and 1 <= value <= 8 else 1
+
+
+def _exif_orientation(block: bytes) -> int:
+    """The orientation, 1 to 8, in a TIFF-structured EXIF block; 1 where there is none that makes sense."""
+    block = block.removeprefix(b"Exif\0\0")
+    if block[:2] not in (b"II", b"MM"):
+        return 1
+    order = "<" if block[:2] == b"II" else ">"
+    directory = int(np.frombuffer(block[4:8], order + "u4")[0]) if len(block) >= 8 else 0
+    n_bytes = {1: 1, 3: 2, 4: 4}
+    for at in range(directory + 2, len(block) - 11, 12):
+        tag, kind = np.frombuffer(block, order + "u2", 2, at).tolist()
+        if tag == _ORIENTATION and kind in n_bytes:
+            value = int(np.frombuffer(block, f"{order}u{n_bytes[kind]}", 1, at + 8)[0])
+            return value if 1 <= value <= 8 else 1
+    return 1
+
+
+def _rgb8(image: Image.Image, alpha: tuple[int, int, int]) -> ByteArray:
+    if image.mode.startswith("I") or image.mode == "F":
+        return np.repeat(_grey8(np.asarray(image))[:, :, None], 3, axis=2)
+    if image.has_transparency_data:
+        if image.mode == "La":
+            image = image.convert("LA")
+        layer = image.convert("RGBA")
+        image = Image.new("RGB", image.size, alpha)
+        image.paste(layer, mask=layer)
+    return np.array(image if image.mode == "RGB" else image.convert("RGB"))
+
+
+def _grey8(values: NDArray[Any]) -> ByteArray:
+    whites: tuple[int, ...] = (255, 4095, 65535)
+    if values.dtype.kind == "f":
+        whites = (1, *whites)
+        values = np.where(np.isfinite(values), values, np.float32(0))
+    darkest, brightest = float(values.min()), float(values.max())
+    white = next((white for white in whites if brightest <= white), None)
+    if white is None or darkest < 0:
+        offset, scale = darkest, 255 / max(brightest - darkest, 1e-12)
+    else:
+        offset, scale = 0.0, 255 / white
+    grey: NDArray[np.float64] = values.astype(np.float64)
+    grey -= offset
+    grey *= scale
+    return np.rint(grey, out=grey).astype(np.uint8)

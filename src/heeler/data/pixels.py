@@ -1,0 +1,238 @@
+"""One pass over the files: each is read once, hashed, decoded, and its pixels kept for every later run.
+
+What a file is comes out of this pass (size, format, sha256, verdict), so the catalogue leaves it completed. A second
+run over the same folder decodes nothing and, where size, times and inode are as before, opens nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+
+from heeler.data.decode import decode
+from heeler.data.duplicates import THUMBNAIL_PX, mark_duplicates, thumbnails
+from heeler.data.rows import Facts, Rows, RowStore
+from heeler.errors import UnreadableError
+from heeler.files import cache_root, require_space, write_text
+from heeler.records import ByteArray, Catalogue, Note, OnEvent, Photo, Preprocessing, Progress, short_hash
+
+# Raise when decoding changes what it makes of the same bytes.
+DECODE_VERSION = 1
+CHUNK = 16
+# A file changed within this time of being read may change again without its times showing it.
+SETTLED_NS = 2_000_000_000
+
+
+@dataclass(frozen=True)
+class Pixels:
+    """The usable photos as the network will see them.
+
+    Args:
+        spec: how they were made.
+        rows: N rows (S, S, 3) uint8, in the order of ``Catalogue.usable``.
+        thumbs: (N, 32, 32) uint8 grey miniatures, for finding near duplicates.
+        n_decoded: photos that this pass had to decode.
+    """
+
+    spec: Preprocessing
+    rows: Rows
+    thumbs: ByteArray
+    n_decoded: int
+
+
+@dataclass(frozen=True)
+class _Read:
+    """What one file turned out to be; ``pixels`` is None where the store has them or the file is no photo."""
+
+    photo: Photo
+    stat: tuple[int, ...] = ()
+    pixels: ByteArray | None = None
+    thumb: ByteArray | None = None
+
+
+def read_photos(catalogue: Catalogue, spec: Preprocessing, on_event: OnEvent) -> tuple[Catalogue, Pixels]:
+    """Read every candidate of a catalogue once.
+
+    Args:
+        catalogue: photos with status ``ok`` are candidates; the others pass through.
+        spec: how a photo becomes a square of pixels.
+        on_event: told of progress (``Progress``, one unit a file).
+
+    Returns:
+        The catalogue with sizes, formats, hashes and verdicts filled in and exact duplicates marked, and the pixels
+        of its usable photos.
+
+    Raises:
+        ResourceError: the cache's disk is full; what was decoded before is kept.
+    """
+    folder = cache_root() / "pixels" / f"{spec.pixel_key()}-{DECODE_VERSION}"
+    store = RowStore(folder / "squares", (spec.image_px, spec.image_px, 3), "uint8")
+    thumbs = RowStore(folder / "thumbs", (THUMBNAIL_PX, THUMBNAIL_PX), "uint8")
+    seen = _Seen(catalogue)
+    known, unknown = _recall(catalogue, seen, store, thumbs)
+    require_space(folder, len(unknown) * (store.row_bytes + thumbs.row_bytes))
+    completed = {photo.path: photo for photo in known}
+    n_decoded = 0
+    done = len(known)
+    on_event(Progress(done))
+    with store.writer() as squares_out, thumbs.writer() as thumbs_out:
+        for read in _read_all(unknown, spec, store, thumbs):
+            photo = read.photo
+            completed[photo.path] = photo
+            if read.stat:
+                seen.remember(photo, read.stat)
+            if read.pixels is not None and read.thumb is not None:
+                squares_out.append(photo.sha256, read.pixels, (photo.width_px, photo.height_px, photo.format))
+                thumbs_out.append(photo.sha256, read.thumb)
+                n_decoded += 1
+            done += 1
+            on_event(Progress(done))
+    if unknown:
+        seen.save()
+    photos = mark_duplicates(completed.get(photo.path, photo) for photo in catalogue.photos)
+    full = replace(catalogue, photos=photos)
+    names = [photo.sha256 for photo in full.usable]
+    for text in _verdict_notes(full):
+        on_event(Note(text, "warning"))
+    view = thumbs.view(names)
+    return full, Pixels(spec, store.view(names), view.take(np.arange(len(view))), n_decoded)
+
+
+def _recall(
+    catalogue: Catalogue, seen: _Seen, store: RowStore, thumbs: RowStore
+) -> tuple[list[Photo], list[tuple[Photo, tuple[int, ...]]]]:
+    """Split the candidates into those known from an earlier run and those to be opened, with their stat."""
+    known, unknown = [], []
+    names = []
+    for photo in catalogue.usable:
+        stat = _stat(photo.file)
+        sha256 = seen.recall(photo, stat)
+        if sha256 and sha256 in store and sha256 in thumbs:
+            known.append(photo)
+            names.append(sha256)
+        else:
+            unknown.append((photo, stat))
+    facts = store.view(names).facts
+    return [_completed(photo, name, fact) for photo, name, fact in zip(known, names, facts, strict=True)], unknown
+
+
+def _completed(photo: Photo, sha256: str, facts: Facts) -> Photo:
+    width_px, height_px, format_name = facts
+    return replace(photo, sha256=sha256, width_px=width_px, height_px=height_px, format=format_name)
+
+
+def _read_all(
+    files: list[tuple[Photo, tuple[int, ...]]], spec: Preprocessing, store: RowStore, thumbs: RowStore
+) -> Iterator[_Read]:
+    """Read and decode on all cores, in order. Chunks keep the threads from fighting over the interpreter's lock."""
+    import torch
+
+    chunks = (files[start : start + CHUNK] for start in range(0, len(files), CHUNK))
+    n_workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    n_threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # one photo a thread beats one photo on all threads
+    in_hand: set[str] = set()
+    try:
+        with ThreadPoolExecutor(n_workers) as pool:
+            # Enough ahead to keep the cores busy, too little to fill the memory.
+            waiting = deque(pool.submit(_read_chunk, c, spec, store, thumbs) for c in islice(chunks, 4 * n_workers))
+            while waiting:
+                reads = waiting.popleft().result()
+                waiting.extend(pool.submit(_read_chunk, c, spec, store, thumbs) for c in islice(chunks, 1))
+                for read in reads:
+                    again = read.photo.sha256 in in_hand
+                    in_hand.add(read.photo.sha256)
+                    yield replace(read, pixels=None, thumb=None) if again else read
+    finally:
+        torch.set_num_threads(n_threads)
+
+
+def _read_chunk(
+    chunk: list[tuple[Photo, tuple[int, ...]]], spec: Preprocessing, store: RowStore, thumbs: RowStore
+) -> list[_Read]:
+    reads = [_read_one(photo, stat, spec, store, thumbs) for photo, stat in chunk]
+    fresh = [i for i, read in enumerate(reads) if read.pixels is not None]
+    if fresh:
+        minis = thumbnails(np.stack([reads[i].pixels for i in fresh]))  # type: ignore[misc]
+        for i, thumb in zip(fresh, minis, strict=True):
+            reads[i] = replace(reads[i], thumb=thumb)
+    return reads
+
+
+def _read_one(photo: Photo, stat: tuple[int, ...], spec: Preprocessing, store: RowStore, thumbs: RowStore) -> _Read:
+    try:
+        data = photo.file.read_bytes()
+    except OSError as error:
+        return _Read(replace(photo, status="unreadable", reason=f"cannot be opened: {os.strerror(error.errno or 0)}"))
+    sha256 = hashlib.sha256(data).hexdigest()
+    if sha256 in store and sha256 in thumbs:
+        return _Read(_completed(photo, sha256, store.view([sha256]).facts[0]), stat)
+    try:
+        made = decode(data, spec)
+    except UnreadableError as error:
+        return _Read(replace(photo, sha256=sha256, status="unreadable", reason=error.message))
+    complete = _completed(photo, sha256, (made.width_px, made.height_px, made.format))
+    return _Read(complete, stat, made.pixels)
+
+
+def _verdict_notes(catalogue: Catalogue) -> list[str]:
+    """One line for each kind of trouble that the pass met."""
+    notes = []
+    unreadable = [photo for photo in catalogue.photos if photo.status == "unreadable"]
+    if unreadable:
+        first = unreadable[0]
+        more = f" and {len(unreadable) - 1} more" if len(unreadable) > 1 else ""
+        notes.append(f"{len(unreadable)} unreadable: {first.path} {first.reason}{more} (all in catalogue.csv)")
+    conflicts = [photo for photo in catalogue.photos if photo.reason.startswith("same bytes, other class")]
+    if conflicts:
+        notes.append(
+            f"{len(conflicts)} photos left out because the same photo stands in two classes, "
+            f"such as {conflicts[0].path}: decide which is right and remove the other"
+        )
+    return notes
+
+
+def _stat(path: Path) -> tuple[int, ...]:
+    """What changes when a file does: size, times of content and of inode, inode. Empty where it is gone."""
+    try:
+        stat = path.stat()
+    except OSError:
+        return ()
+    return (stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino)
+
+
+class _Seen:
+    """Which content each file of a source had, by its stat; lets a second run leave the files closed."""
+
+    def __init__(self, catalogue: Catalogue) -> None:
+        root = str(Path(catalogue.source).absolute())
+        self._path = cache_root() / "seen" / f"{short_hash(root)}.json"
+        self._now_ns = time.time_ns()
+        try:
+            self._entries: dict[str, list[int | str]] = json.loads(self._path.read_text())
+        except (OSError, ValueError):
+            self._entries = {}
+
+    def recall(self, photo: Photo, stat: tuple[int, ...]) -> str:
+        """The sha256 that this unchanged file had, or an empty string."""
+        entry = self._entries.get(str(photo.file))
+        return str(entry[-1]) if entry and stat and entry[:-1] == list(stat) else ""
+
+    def remember(self, photo: Photo, stat: tuple[int, ...]) -> None:
+        """Keep what a file was, unless it is so fresh that a change could go unseen."""
+        if stat[2] < self._now_ns - SETTLED_NS:
+            self._entries[str(photo.file)] = [*stat, photo.sha256]
+
+    def save(self) -> None:
+        """Write the entries for the next run."""
+        write_text(self._path, json.dumps(self._entries, separators=(",", ":")))

@@ -1,0 +1,183 @@
+"""Array rows on disk, named by content: what was computed once is found again, whatever folder it came from.
+
+A store is a folder of shards. A shard is one raw file of rows and one JSON index of their names; the index is replaced
+atomically after the rows are on disk, so a killed writer loses at most the rows since its last commit, and no two
+writers ever share a file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import secrets
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from heeler.files import disk_errors, write_text
+
+COMMIT_EVERY_BYTES = 256 << 20
+Facts = Sequence[Any]
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows of one store in an order of the caller's; behaves like an array that is read by index lists.
+
+    Args:
+        shards: one (n, *shape) memory map for each shard in use.
+        shard_of: (N,) which shard holds each row.
+        row_of: (N,) where in it.
+        facts: what was stored beside each row.
+    """
+
+    shards: tuple[NDArray[Any], ...]
+    shard_of: NDArray[np.int64]
+    row_of: NDArray[np.int64]
+    facts: tuple[Facts, ...]
+
+    def __len__(self) -> int:
+        return len(self.row_of)
+
+    def take(self, indices: Sequence[int] | NDArray[np.int64]) -> NDArray[Any]:
+        """A new (len(indices), *shape) array of these rows."""
+        wanted = np.asarray(indices, dtype=np.int64)
+        shards, rows = self.shard_of[wanted], self.row_of[wanted]
+        first = self.shards[0]
+        out = np.empty((len(wanted), *first.shape[1:]), dtype=first.dtype)
+        for shard in np.unique(shards):
+            mask = shards == shard
+            out[mask] = self.shards[shard][rows[mask]]
+        return out
+
+    def batches(self, size: int) -> Iterator[NDArray[Any]]:
+        """All rows in order, ``size`` at a time."""
+        for start in range(0, len(self), size):
+            yield self.take(np.arange(start, min(start + size, len(self))))
+
+
+class RowStore:
+    """A folder of shards whose rows all have one shape and dtype.
+
+    Args:
+        folder: where the shards lie; made when the first row is written.
+        shape: shape of one row.
+        dtype: numpy dtype of the rows.
+    """
+
+    def __init__(self, folder: Path, shape: tuple[int, ...], dtype: str) -> None:
+        self.folder = folder
+        self.shape = shape
+        self.dtype = np.dtype(dtype)
+        self.row_bytes = math.prod(shape) * self.dtype.itemsize
+        self._where: dict[str, tuple[str, int]] = {}
+        self._facts: dict[str, Facts] = {}
+        for index in sorted(folder.glob("*.json")):
+            self._read_index(index)
+
+    def _read_index(self, index: Path) -> None:
+        try:
+            entries: list[list[Any]] = json.loads(index.read_text())
+            size = index.with_suffix(".rows").stat().st_size
+        except (OSError, ValueError):
+            return  # a shard whose rows or index are gone holds nothing
+        for row, (name, *facts) in enumerate(entries):
+            if (row + 1) * self.row_bytes <= size:
+                self._where.setdefault(name, (index.stem, row))
+                self._facts.setdefault(name, facts)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._where
+
+    @contextlib.contextmanager
+    def writer(self) -> Iterator[RowWriter]:
+        """A shard of one's own to append to; committed as it grows and when the block ends, also by an error."""
+        writer = RowWriter(self)
+        try:
+            yield writer
+        finally:
+            writer.close()
+
+    def view(self, names: Iterable[str]) -> Rows:
+        """The rows of these names, in this order.
+
+        Raises:
+            KeyError: a name that the store lacks.
+        """
+        places = [(self._where[name], self._facts[name]) for name in names]
+        stems = sorted({stem for (stem, _), _ in places})
+        number = {stem: i for i, stem in enumerate(stems)}
+        maps = tuple(self._map(stem) for stem in stems) or (np.empty((0, *self.shape), self.dtype),)
+        return Rows(
+            shards=maps,
+            shard_of=np.array([number[stem] for (stem, _), _ in places], dtype=np.int64),
+            row_of=np.array([row for (_, row), _ in places], dtype=np.int64),
+            facts=tuple(facts for _, facts in places),
+        )
+
+    def _map(self, stem: str) -> NDArray[Any]:
+        path = self.folder / f"{stem}.rows"
+        n_rows = path.stat().st_size // self.row_bytes
+        return np.memmap(path, dtype=self.dtype, mode="r", shape=(n_rows, *self.shape))
+
+    def _committed(self, stem: str, entries: Mapping[int, tuple[str, Facts]]) -> None:
+        for row, (name, facts) in entries.items():
+            self._where[name] = (stem, row)
+            self._facts[name] = facts
+
+
+class RowWriter:
+    """Appends rows to one new shard; made by ``RowStore.writer``."""
+
+    def __init__(self, store: RowStore) -> None:
+        self._store = store
+        self._stem = secrets.token_hex(8)
+        self._file: IO[bytes] | None = None
+        self._entries: list[list[Any]] = []
+        self._n_committed = 0
+
+    def append(self, name: str, row: NDArray[Any], facts: Facts = ()) -> None:
+        """Add one row; it is found under ``name`` after the next commit.
+
+        Raises:
+            ResourceError: the disk is full; what was committed stays.
+        """
+        path = self._store.folder / f"{self._stem}.rows"
+        if row.shape != self._store.shape or row.dtype != self._store.dtype:
+            raise ValueError(f"row is {row.dtype}{row.shape}, the store holds {self._store.dtype}{self._store.shape}")
+        with disk_errors(path):
+            if self._file is None:
+                self._store.folder.mkdir(parents=True, exist_ok=True)
+                self._file = path.open("wb")
+            self._file.write(np.ascontiguousarray(row).data)
+        self._entries.append([name, *facts])
+        if (len(self._entries) - self._n_committed) * self._store.row_bytes >= COMMIT_EVERY_BYTES:
+            self.commit()
+
+    def commit(self) -> None:
+        """Put the rows on disk, then say so in the index."""
+        if self._file is None or self._n_committed == len(self._entries):
+            return
+        path = self._store.folder / f"{self._stem}.json"
+        with disk_errors(path):
+            self._file.flush()
+            os.fsync(self._file.fileno())
+        write_text(path, json.dumps(self._entries, separators=(",", ":")))
+        new = range(self._n_committed, len(self._entries))
+        self._store._committed(self._stem, {i: (self._entries[i][0], self._entries[i][1:]) for i in new})
+        self._n_committed = len(self._entries)
+
+    def close(self) -> None:
+        """Commit and close the shard."""
+        try:
+            self.commit()
+        finally:
+            if self._file is not None:
+                with contextlib.suppress(OSError):
+                    self._file.close()

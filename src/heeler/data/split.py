@@ -1,0 +1,196 @@
+"""Who trains, who chooses, who judges: three parts that share no photo, no near duplicate and no group.
+
+Parts that the user made are kept; what is missing is drawn, class by class, whole groups at a time. The order of the
+draw is a hash of the seed and the photo's content, so adding photos later moves few of the old ones.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from heeler.errors import DataError, UsageError
+from heeler.records import PARTS, Catalogue, IntArray, Part, Photo, Split, short_hash
+
+MIN_PHOTOS_PER_CLASS = 3
+
+
+@dataclass(frozen=True)
+class _Unit:
+    """Photos that must stay together."""
+
+    order: str
+    rows: tuple[int, ...]
+    label: str
+
+
+def split_photos(
+    catalogue: Catalogue, pairs: Sequence[tuple[int, int]], *, test: float = 0.2, valid: float = 0.1, seed: int = 42
+) -> Split:
+    """Give each usable photo its part.
+
+    Args:
+        catalogue: its usable photos are split; a photo's own ``part`` is kept.
+        pairs: near duplicates, as indices into ``catalogue.usable``; a pair stays together where the draw decides.
+        test: share of all photos to draw for testing, in [0, 1); unused where the user made a test part.
+        valid: share of the rest to draw for choosing, in (0, 1); unused where the user made a valid part.
+        seed: of the draw.
+
+    Raises:
+        DataError: fewer than two classes, a class with fewer than three photos, or one that train would lack.
+        UsageError: a share out of range.
+    """
+    if not 0 <= test < 1 or not 0 < valid < 1:
+        raise UsageError(f"--test {test} and --valid {valid} must be shares between 0 and 1", hint="try --test 0.2")
+    photos = catalogue.usable
+    problems = find_problems(catalogue)
+    if problems:
+        raise DataError(problems[0], hint="run `heeler check` on the same folder for the whole list")
+    given: dict[Part, list[int]] = {part: [] for part in PARTS}
+    free: list[int] = []
+    for row, photo in enumerate(photos):
+        (given[photo.part] if photo.part else free).append(row)
+    # A folder of the user's that is missing is drawn from the one that is there.
+    if not given["test"] and test > 0:
+        drawn, free, given["train"] = _draw(photos, pairs, free, given["train"], test, seed, "test")
+        given["test"] = drawn
+    if not given["valid"]:
+        drawn, free, given["train"] = _draw(photos, pairs, free, given["train"], valid, seed, "valid")
+        given["valid"] = drawn
+    train = sorted(given["train"] + free)
+    parts = {"train": train, "valid": sorted(given["valid"]), "test": sorted(given["test"])}
+    _check_parts(photos, parts)
+    n_given = sum(photo.part is not None for photo in photos)
+    made_by_user = {part for part in PARTS if any(photo.part == part for photo in photos)}
+    everything = n_given == len(photos) and len(made_by_user) == len(PARTS)
+    method = "folders" if everything else "mixed" if n_given else "drawn"
+    names = {part: sorted(photos[row].sha256 for row in rows) for part, rows in parts.items()}
+    arrays = {part: np.array(rows, dtype=np.int64) for part, rows in parts.items()}
+    return Split(arrays["train"], arrays["valid"], arrays["test"], method=method, key=short_hash(names))
+
+
+def find_problems(catalogue: Catalogue) -> list[str]:
+    """Why training cannot start with these photos, worst first; empty where it can."""
+    counts = Counter(photo.label for photo in catalogue.usable)
+    found = Counter(photo.label for photo in catalogue.photos if photo.label)
+    if not counts:
+        bad = [photo for photo in catalogue.photos if photo.status == "unreadable"]
+        why = f"; {bad[0].path} {bad[0].reason}" if bad else ""
+        return [f"no usable photo in {catalogue.source} ({len(catalogue.photos)} files found{why})"]
+    problems = [
+        f"class {label!r}: none of its {n} files can be used" for label, n in found.items() if label not in counts
+    ]
+    if len(counts) == 1:
+        problems.insert(0, f"only one class was found, {next(iter(counts))!r}; two or more are needed to tell apart")
+    for label, n in sorted(counts.items(), key=lambda item: item[1]):
+        if n < MIN_PHOTOS_PER_CLASS:
+            noun = "photo" if n == 1 else "photos"
+            problems.append(
+                f"class {label!r} has {n} {noun}; at least {MIN_PHOTOS_PER_CLASS} different ones are needed"
+            )
+    in_train = {photo.label for photo in catalogue.usable if photo.part in (None, "train")}
+    problems += [
+        f"class {label!r} is in test or valid and train lacks it" for label in sorted(counts) if label not in in_train
+    ]
+    return problems
+
+
+def _check_parts(photos: Sequence[Photo], parts: dict[str, list[int]]) -> None:
+    in_train = {photos[row].label for row in parts["train"]}
+    for part in ("test", "valid"):
+        missing = sorted({photos[row].label for row in parts[part]} - in_train)
+        if missing:
+            raise DataError(
+                f"class {missing[0]!r} is in {part} and train lacks it",
+                hint="its photos may all be near duplicates or one group; add different ones, or drop the class",
+            )
+
+
+def _draw(
+    photos: Sequence[Photo],
+    pairs: Sequence[tuple[int, int]],
+    free: list[int],
+    train: list[int],
+    share: float,
+    seed: int,
+    name: str,
+) -> tuple[list[int], list[int], list[int]]:
+    """Draw ``share`` of ``free`` and ``train``: (drawn, what is left of free, what is left of train)."""
+    drawn: list[int] = []
+    by_class: dict[str, list[_Unit]] = defaultdict(list)
+    for unit in _units(photos, pairs, free + train, f"{seed}/{name}"):
+        by_class[unit.label].append(unit)
+    for units in by_class.values():
+        wanted = max(1, round(share * sum(len(unit.rows) for unit in units)))
+        taken = 0
+        for unit in sorted(units, key=lambda unit: unit.order)[: len(units) - 1]:
+            # A group larger than what is still wanted would unbalance the part; a later, smaller one may fit.
+            if taken < wanted and (len(unit.rows) <= wanted - taken or (taken == 0 and len(unit.rows) <= 2 * wanted)):
+                drawn += unit.rows
+                taken += len(unit.rows)
+    gone = set(drawn)
+    return drawn, [row for row in free if row not in gone], [row for row in train if row not in gone]
+
+
+def _units(photos: Sequence[Photo], pairs: Sequence[tuple[int, int]], rows: list[int], salt: str) -> list[_Unit]:
+    """Join photos of one group and near duplicates; a unit's class is its commonest."""
+    parent = {row: row for row in rows}
+
+    def root(row: int) -> int:
+        while parent[row] != row:
+            parent[row] = parent[parent[row]]
+            row = parent[row]
+        return row
+
+    first_of_group: dict[str, int] = {}
+    for row in rows:
+        group = photos[row].group
+        if group:
+            parent[root(row)] = root(first_of_group.setdefault(group, row))
+    for i, j in pairs:
+        if i in parent and j in parent:
+            parent[root(j)] = root(i)
+    members: dict[int, list[int]] = defaultdict(list)
+    for row in rows:
+        members[root(row)].append(row)
+    units = []
+    for together in members.values():
+        label = Counter(photos[row].label for row in together).most_common(1)[0][0]
+        first = min(photos[row].sha256 for row in together)
+        order = hashlib.sha256(f"{salt}/{first}".encode()).hexdigest()
+        units.append(_Unit(order, tuple(together), label))
+    return units
+
+
+def draw_folds(
+    photos: Sequence[Photo], pairs: Sequence[tuple[int, int]], rows: Sequence[int], n_folds: int, seed: int
+) -> IntArray:
+    """Deal some photos into folds, class by class, whole groups at a time.
+
+    Args:
+        photos: the usable photos of a catalogue.
+        pairs: near duplicates, as indices into ``photos``.
+        rows: which of them to deal.
+        n_folds: at least 2.
+        seed: of the draw.
+
+    Returns:
+        (len(rows),) fold numbers in [0, n_folds).
+    """
+    fold_of: dict[int, int] = {}
+    sizes = [0] * n_folds
+    by_class: dict[str, list[_Unit]] = defaultdict(list)
+    for unit in _units(photos, pairs, list(rows), f"{seed}/fold"):
+        by_class[unit.label].append(unit)
+    for label in sorted(by_class):
+        in_class = [0] * n_folds
+        for unit in sorted(by_class[label], key=lambda unit: (-len(unit.rows), unit.order)):
+            fold = min(range(n_folds), key=lambda fold: (in_class[fold], sizes[fold], fold))
+            in_class[fold] += len(unit.rows)
+            sizes[fold] += len(unit.rows)
+            fold_of.update(dict.fromkeys(unit.rows, fold))
+    return np.array([fold_of[row] for row in rows], dtype=np.int64)

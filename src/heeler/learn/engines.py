@@ -1,0 +1,194 @@
+"""One forward pass, three engines: torch, ONNX Runtime, OpenVINO; timed on the user's photos, and the fastest taken.
+
+An engine turns (B, S, S, 3) uint8 pixels into (B, D) float32 outputs. Exporting a network costs seconds, so the ONNX
+file is kept in the cache under the hash of its weights. Nothing else about the forward pass is pluggable.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import time
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import nn
+
+from heeler.files import atomic_write, cache_root
+from heeler.records import ByteArray, FloatArray
+
+EngineName = Literal["torch", "onnxruntime", "openvino"]
+Precision = Literal["fp32", "bf16", "fp16"]
+BATCH = 32
+# Relative distance to the fp32 features from which a faster precision is not trusted.
+MAX_RELATIVE_ERROR = 0.05
+# Raise when the exported graph changes.
+EXPORT_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Engine:
+    """A compiled forward pass.
+
+    Args:
+        name: which runtime computes.
+        precision: of the multiplications; outputs are float32 always.
+        forward: (B, S, S, 3) uint8 -> (B, D) float32, for any B from 1 to ``BATCH``.
+        rate_per_s: photos a second, as timed; 0 where not timed.
+    """
+
+    name: EngineName
+    precision: Precision
+    forward: Callable[[ByteArray], FloatArray]
+    rate_per_s: float = 0.0
+
+    def run(self, batches: Iterable[ByteArray]) -> Iterator[FloatArray]:
+        """Outputs of each batch, in order; a batch may be larger than ``BATCH``."""
+        for batch in batches:
+            outputs = [self.forward(batch[start : start + BATCH]) for start in range(0, len(batch), BATCH)]
+            yield outputs[0] if len(outputs) == 1 else np.concatenate(outputs)
+
+
+def pick_engine(net: nn.Module, key: str, sample: ByteArray, *, exact: bool = False) -> Engine:
+    """The fastest engine of this machine, by a short timing.
+
+    Args:
+        net: (B, S, S, 3) uint8 -> (B, D); in evaluation mode.
+        key: names the network's weights and its preprocessing, for the cache of exported files.
+        sample: (B, S, S, 3) uint8 real photos to time on.
+        exact: only fp32 engines, whose answers agree to 1e-4 on every machine.
+
+    Returns:
+        An engine whose outputs on the sample are within ``MAX_RELATIVE_ERROR`` of fp32 ones.
+    """
+    if torch.cuda.is_available():
+        return _timed(torch_engine(net, "cuda", "fp32" if exact else "bf16"), sample)
+    path = _exported(net, key, sample)
+    if path is None:
+        return _timed(torch_engine(net, "cpu", "fp32"), sample)
+    exact_engine = onnxruntime_engine(path)
+    engines = [_timed(exact_engine, sample)]
+    if importlib.util.find_spec("openvino") is not None:
+        precision: Precision = "bf16" if not exact and has_fast_bf16() else "fp32"
+        candidate = openvino_engine(path, precision)
+        if relative_error(candidate, exact_engine, sample) <= MAX_RELATIVE_ERROR:
+            engines.append(_timed(candidate, sample))
+    return max(engines, key=lambda engine: engine.rate_per_s)
+
+
+def relative_error(engine: Engine, exact: Engine, sample: ByteArray) -> float:
+    """Root mean square distance of two engines' outputs on the sample, relative to the second's size."""
+    other, truth = (next(one.run([sample])) for one in (engine, exact))
+    return float(np.sqrt(np.mean((other - truth) ** 2) / max(float(np.mean(truth**2)), 1e-12)))
+
+
+def has_fast_bf16() -> bool:
+    """Whether this CPU multiplies bf16 in hardware."""
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+def torch_engine(net: nn.Module, device: str, precision: Precision) -> Engine:
+    """The network as torch runs it, for GPUs and for networks that cannot be exported."""
+    net = net.to(device).eval()
+    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+
+    def forward(pixels: ByteArray) -> FloatArray:
+        batch = torch.from_numpy(pixels).to(device, non_blocking=True)
+        with torch.inference_mode(), torch.autocast(device, dtype=dtype, enabled=precision != "fp32"):
+            out: FloatArray = net(batch).float().cpu().numpy()
+        return out
+
+    return Engine("torch", precision, forward)
+
+
+def onnxruntime_engine(path: Path) -> Engine:
+    """An exported network in ONNX Runtime on the CPU, fp32."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+    def forward(pixels: ByteArray) -> FloatArray:
+        out: FloatArray = session.run(None, {"pixels": pixels})[0]
+        return out
+
+    return Engine("onnxruntime", "fp32", forward)
+
+
+def openvino_engine(path: Path, precision: Precision) -> Engine:
+    """An exported network in OpenVINO on the CPU; the batch is fixed, since dynamic shapes cost it a third."""
+    import openvino
+
+    core = openvino.Core()
+    network = core.read_model(path)
+    _, *shape = network.inputs[0].get_partial_shape()
+    network.reshape([BATCH, *shape])
+    settings: dict[str, Any] = {
+        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+        "INFERENCE_PRECISION_HINT": "bf16" if precision == "bf16" else "f32",
+        "CACHE_DIR": str(cache_root() / "openvino"),
+    }
+    compiled = core.compile_model(network, "CPU", settings)
+    request = compiled.create_infer_request()
+
+    def forward(pixels: ByteArray) -> FloatArray:
+        n = len(pixels)
+        if n < BATCH:
+            pixels = np.concatenate([pixels, np.zeros((BATCH - n, *pixels.shape[1:]), np.uint8)])
+        result: FloatArray = request.infer([pixels], share_inputs=True)[0][:n].copy()
+        return result
+
+    return Engine("openvino", precision, forward)
+
+
+def export_onnx(net: nn.Module, path: Path, image_px: int) -> None:
+    """Write a network as ONNX: input ``pixels`` (B, S, S, 3) uint8, output ``outputs`` (B, D) float32, B free."""
+    example = torch.zeros((2, image_px, image_px, 3), dtype=torch.uint8)
+
+    def write(file: Any) -> None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            # The tracing exporter takes 0.9 s where the torch.export one takes 6.6 s for the same graph.
+            torch.onnx.export(
+                net,
+                (example,),
+                file,
+                dynamo=False,
+                input_names=["pixels"],
+                output_names=["outputs"],
+                dynamic_axes={"pixels": {0: "batch"}, "outputs": {0: "batch"}},
+            )
+
+    atomic_write(path, write)
+
+
+def _exported(net: nn.Module, key: str, sample: ByteArray) -> Path | None:
+    """The cached ONNX file of a network, exported on first use; None where it cannot be exported."""
+    path = cache_root() / "onnx" / f"{key}-{sample.shape[1]}-{EXPORT_VERSION}.onnx"
+    if not path.exists():
+        try:
+            export_onnx(net, path, sample.shape[1])
+        except (torch.onnx.errors.OnnxExporterError, RuntimeError, TypeError):
+            return None  # an operator that ONNX lacks; torch computes then, slower
+    return path
+
+
+def _timed(engine: Engine, sample: ByteArray) -> Engine:
+    """The engine with its rate: best of three batches after one to warm up."""
+    batch = sample[:BATCH]
+    engine.forward(batch)
+    best_s = min(_seconds(engine, batch) for _ in range(3))
+    return replace(engine, rate_per_s=len(batch) / best_s)
+
+
+def _seconds(engine: Engine, batch: ByteArray) -> float:
+    start = time.perf_counter()
+    engine.forward(batch)
+    return time.perf_counter() - start

@@ -1,0 +1,57 @@
+"""The features of every photo, computed once and kept beside the pixels' cache."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from heeler.data.rows import Rows, RowStore
+from heeler.files import cache_root, require_space
+from heeler.learn.backbone import Backbone, FeatureNet
+from heeler.learn.engines import BATCH, Engine, pick_engine
+from heeler.records import FloatArray, OnEvent, Preprocessing, Progress, short_hash
+
+
+def feature_engine(backbone: Backbone, spec: Preprocessing, rows: Rows) -> Engine:
+    """The fastest engine for a backbone's features, timed on the first photos."""
+    sample = rows.take(np.arange(BATCH) % len(rows))
+    return pick_engine(FeatureNet(backbone.model, spec).eval(), feature_key(backbone, spec), sample)
+
+
+def feature_key(backbone: Backbone, spec: Preprocessing) -> str:
+    """Names a backbone's weights together with the preprocessing before it."""
+    return short_hash([backbone.key, spec.pixel_key(), spec.mean, spec.std])
+
+
+def compute_features(
+    backbone: Backbone, spec: Preprocessing, rows: Rows, names: list[str], engine: Engine, on_event: OnEvent
+) -> tuple[FloatArray, int]:
+    """Features of all photos, from the cache where they were computed before.
+
+    Args:
+        backbone: whose features.
+        spec: the preprocessing that made the rows.
+        rows: N squares (S, S, 3) uint8.
+        names: the sha256 of each photo.
+        engine: as ``feature_engine`` picked it; its precision is part of the cache's key.
+        on_event: told of progress, one unit a photo.
+
+    Returns:
+        Features (N, D) float32, and how many of them were computed now.
+    """
+    folder: Path = cache_root() / "features" / f"{feature_key(backbone, spec)}-{engine.precision}"
+    store = RowStore(folder, (backbone.n_features,), "float32")
+    missing = np.array([i for i, name in enumerate(names) if name not in store], dtype=np.int64)
+    require_space(folder, len(missing) * store.row_bytes)
+    done = len(names) - len(missing)
+    on_event(Progress(done))
+    with store.writer() as writer:
+        for start in range(0, len(missing), BATCH):
+            wanted = missing[start : start + BATCH]
+            for i, row in zip(wanted, next(engine.run([rows.take(wanted)])), strict=True):
+                writer.append(names[i], row)
+            done += len(wanted)
+            on_event(Progress(done))
+    view = store.view(names)
+    return view.take(np.arange(len(view))), len(missing)

@@ -1,0 +1,98 @@
+"""What can be typed after a verb: the name, the range and the help of each option. Imports nothing heavy."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Literal, TypeVar
+
+import typer
+
+from heeler.errors import UsageError
+
+Number = TypeVar("Number", int, float, None)
+
+
+def between(low: float, high: float) -> Callable[[Number], Number]:
+    """A callback that refuses numbers outside [low, high], "nan" too, and names the number."""
+
+    def check(value: Number) -> Number:
+        if value is not None and not low <= value <= high:
+            raise typer.BadParameter(f"{value} is not between {low:.12g} and {high:.12g}")
+        return value
+
+    return check
+
+
+def parse_colour(text: str) -> tuple[int, int, int]:
+    """Red, green and blue (0 to 255) of a colour written as ``#ffffff``.
+
+    Raises:
+        UsageError: the text is no such colour.
+    """
+    found = re.fullmatch(r"#?([0-9a-fA-F]{2})([0-9a-fA-F]{2})([0-9a-fA-F]{2})", text)
+    if not found:
+        raise UsageError(f"--alpha {text!r} is not a colour", hint='write red, green and blue: --alpha "#ffffff"')
+    red, green, blue = (int(pair, 16) for pair in found.groups())
+    return red, green, blue
+
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error (also: HEELER_DEBUG=1).")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Tell warnings only while it runs.")]
+
+Source = Annotated[Path, typer.Argument(metavar="FOLDER", help="Folder, CSV, TSV, zip or tar of labelled photos.")]
+Run = Annotated[Path | None, typer.Option("--out", metavar="RUN", help="Folder to write. [default: runs/<name>-<n>]")]
+Labels = Annotated[Path | None, typer.Option(metavar="CSV", help="Table that renames, merges or drops classes.")]
+Nested = Annotated[
+    bool, typer.Option("--nested", help="The class is the whole path below FOLDER, not its first level.")
+]
+Test = Annotated[
+    float, typer.Option(metavar="SHARE", callback=between(0, 0.9), help="Photos kept for the result: 0 to 0.9 of all.")
+]
+Valid = Annotated[
+    float,
+    typer.Option(
+        metavar="SHARE", callback=between(0.01, 0.9), help="Photos kept for choices: 0.01 to 0.9 of the rest."
+    ),
+]
+Seed = Annotated[
+    int, typer.Option(metavar="N", callback=between(0, 2**32 - 1), help="Number that fixes every random choice.")
+]
+GroupBy = Annotated[
+    str | None,
+    typer.Option(metavar="REGEX|COLUMN", help="What photos that belong together share; they stay in one part."),
+]
+Alpha = Annotated[str, typer.Option(metavar="COLOUR", help="Colour that transparent pixels are laid on.")]
+
+Backbone = Annotated[str, typer.Option(metavar="NAME", help="Network to start from: any name that timm knows.")]
+Weights = Annotated[Path | None, typer.Option(metavar="FILE", help="Weights of the backbone, as safetensors.")]
+ImagePx = Annotated[
+    int | None,
+    typer.Option(metavar="N", callback=between(32, 1024), help="Side of the network's input: 32 to 1024 pixels."),
+]
+Fitting = Annotated[Literal["crop", "squash", "pad"], typer.Option("--fit", help="How a photo becomes a square.")]
+Epochs = Annotated[
+    int, typer.Option(metavar="N", callback=between(0, 10_000), help="Rounds of fine-tuning; 0: the probe alone.")
+]
+FrozenEpochs = Annotated[
+    int, typer.Option(metavar="N", callback=between(0, 10_000), help="Rounds before them that train the head alone.")
+]
+BatchSize = Annotated[int | None, typer.Option(metavar="N", callback=between(1, 65_536), help="Photos in each step.")]
+LearningRate = Annotated[
+    float | None, typer.Option("--lr", metavar="RATE", callback=between(1e-8, 10), help="Highest learning rate.")
+]
+Augment = Annotated[
+    Literal["photo", "overhead", "document", "none"], typer.Option(help="How photos are varied while learning.")
+]
+
+Model = Annotated[Path, typer.Argument(metavar="MODEL", help="Model folder of a run, such as runs/photos-1/model.")]
+Paths = Annotated[
+    list[str], typer.Argument(metavar="PATHS", help="Photos, folders, patterns such as 'a/*.jpg', or - for a list.")
+]
+Table = Annotated[str | None, typer.Option("--out", metavar="CSV", help="File to write; standard output without it.")]
+Top = Annotated[int, typer.Option(metavar="N", callback=between(1, 1000), help="Classes named for each photo.")]
+SortInto = Annotated[
+    Path | None, typer.Option(metavar="FOLDER", help="Copy each photo into a folder of its class; overwrites nothing.")
+]
