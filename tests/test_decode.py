@@ -106,8 +106,11 @@ def test_a_pillow_image_is_turned_once(orientation: int) -> None:
     with Image.open(io.BytesIO(images.encode(stored, "PNG", exif=exif))) as image:
         assert np.array_equal(to_rgb(image, WHITE), pixels(images.cat()))
         assert np.array_equal(to_rgb(image, WHITE), pixels(images.cat()))
-    with Image.open(io.BytesIO(images.encode(stored, "TIFF", exif=exif))) as image:
-        assert np.array_equal(to_rgb(image, WHITE), pixels(images.cat()))
+    for compression in ("raw", "tiff_lzw"):
+        data = images.encode(stored, "TIFF", exif=exif, compression=compression)
+        assert np.array_equal(decode(data, SPEC).pixels, fit_square(pixels(images.cat()), SPEC))
+        with Image.open(io.BytesIO(data)) as image:
+            assert np.array_equal(to_rgb(image, WHITE), pixels(images.cat()))
 
 
 EXIF = {
@@ -483,6 +486,7 @@ def small_files() -> list[bytes]:
     files = [images.encode(cat, format) for format in formats]
     files += [images.encode(cat, "TIFF", compression="tiff_lzw"), images.grey16(np.arange(1200).reshape(30, 40) * 50)]
     files += [images.encode(stored, exif=exif), images.encode(cat, progressive=True), images.encode(cat, "MPO")]
+    files.append(images.heic(cat.resize((64, 48))))
     return files
 
 

@@ -3,4 +3,87 @@
 Importing this package does not import torch; the public names load what they need when they are first used.
 """
 
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+from heeler.errors import (
+    BundleError,
+    DataError,
+    HeelerError,
+    Interrupted,
+    ResourceError,
+    UnreadableError,
+    UsageError,
+)
+
+if TYPE_CHECKING:
+    from heeler.check import check as check
+    from heeler.records import (
+        CheckResult as CheckResult,
+    )
+    from heeler.records import (
+        Prediction as Prediction,
+    )
+    from heeler.records import (
+        Recipe as Recipe,
+    )
+    from heeler.records import (
+        RunResult as RunResult,
+    )
+    from heeler.records import (
+        Scores as Scores,
+    )
+    from heeler.ship.predict import Classifier as Classifier
+    from heeler.ship.predict import load as load
+    from heeler.train import TrainOptions as TrainOptions
+    from heeler.train import train as train
+
 __version__ = "0.1.0.dev0"
+
+__all__ = [
+    "BundleError",
+    "CheckResult",
+    "Classifier",
+    "DataError",
+    "HeelerError",
+    "Interrupted",
+    "Prediction",
+    "Recipe",
+    "ResourceError",
+    "RunResult",
+    "Scores",
+    "TrainOptions",
+    "UnreadableError",
+    "UsageError",
+    "__version__",
+    "check",
+    "load",
+    "train",
+]
+
+
+def __getattr__(name: str) -> object:
+    """Load a public name on first use; the submodules of the same name stand behind ``check`` and ``train``."""
+    home = {
+        "CheckResult": "heeler.records",
+        "Classifier": "heeler.ship.predict",
+        "Prediction": "heeler.records",
+        "Recipe": "heeler.records",
+        "RunResult": "heeler.records",
+        "Scores": "heeler.records",
+        "TrainOptions": "heeler.train",
+        "check": "heeler.check",
+        "load": "heeler.ship.predict",
+        "train": "heeler.train",
+    }.get(name)
+    if home is None:
+        raise AttributeError(f"module 'heeler' has no attribute {name!r}")
+    value: object = getattr(importlib.import_module(home), name)
+    globals()[name] = value  # importing heeler.train put the module under this name; the function is what users mean
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -13,11 +13,15 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from stat import S_ISDIR, S_ISREG
 from typing import IO, Any
 
 import platformdirs
 
-from heeler.errors import ResourceError, UsageError
+from heeler.errors import ResourceError, UnreadableError, UsageError
+
+# No photo that heeler reads is larger: 100 megapixels of 16-bit RGB are 600 MB uncompressed.
+MAX_FILE_BYTES = 1 << 30
 
 
 def cache_root() -> Path:
@@ -123,6 +127,31 @@ def sha256_file(path: Path) -> str:
     """Hex sha256 of a file's content."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def read_regular(path: Path, max_bytes: int = MAX_FILE_BYTES) -> bytes:
+    """Content of a regular file; never waits on a pipe and never fills the memory with a file that is no photo.
+
+    Raises:
+        UnreadableError: it is not there, not a regular file, too large or not to be opened.
+    """
+    try:
+        stat = path.stat()
+        if not S_ISREG(stat.st_mode):
+            raise UnreadableError("is not a file" if S_ISDIR(stat.st_mode) else "is not a regular file")
+        if stat.st_size > max_bytes:
+            raise UnreadableError(f"has {stat.st_size / 1e6:,.0f} MB; more than {max_bytes / 1e6:,.0f} MB are not read")
+        return path.read_bytes()
+    except FileNotFoundError as error:
+        raise UnreadableError("does not exist") from error
+    except (OSError, ValueError) as error:
+        reason = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else str(error)
+        raise UnreadableError(f"cannot be opened: {reason}") from error
+
+
+def n_cores() -> int:
+    """Cores that this process may use, at least 1."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def safe_join(root: Path, name: str) -> Path:

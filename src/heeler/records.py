@@ -52,9 +52,11 @@ class Preprocessing:
         return round(self.image_px / self.crop_pct) if self.fit == "crop" else self.image_px
 
     def pixel_key(self) -> str:
-        """Key of everything that decides the uint8 pixels (all but mean and std)."""
+        """Key of everything that decides the uint8 pixels (not std; mean only in padding)."""
         spec = asdict(self)
-        del spec["mean"], spec["std"]
+        del spec["std"]
+        if self.fit != "pad":
+            del spec["mean"]  # it colours the padding and nothing else
         return short_hash(spec)
 
 
@@ -260,12 +262,16 @@ class Scores:
 
 @dataclass(frozen=True)
 class Prediction:
-    """One row of ``predictions.csv``: ``ranked`` holds (class, probability), most probable first."""
+    """One row of ``predictions.csv``: ``ranked`` holds (class, probability), most probable first.
+
+    ``given`` is the label that the photo came with, where it had one.
+    """
 
     path: str
     status: Literal["ok", "unreadable"]
     reason: str = ""
     ranked: tuple[tuple[str, float], ...] = ()
+    given: str = ""
 
 
 @dataclass(frozen=True)

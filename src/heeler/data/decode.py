@@ -161,12 +161,10 @@ def open_image(data: bytes) -> Opened:
         width, height = image.size
         _require_size(width, height)
         if isinstance(image, TiffImagePlugin.TiffImageFile):
+            orientation = 1  # this plugin gives the upright size and turns the pixels itself
             if width * height > (Image.MAX_IMAGE_PIXELS or MAX_PIXELS):
                 # Pillow warns of a bomb when it makes the pixels itself; these were just found to be few enough.
                 image.im = Image.new(image.mode, (image.tag_v2[256], image.tag_v2[257])).im
-            if image.tag_v2.get(_ORIENTATION) in (5, 6, 7, 8):
-                # This plugin already gives the upright size; Opened holds the stored one until it is loaded.
-                return Opened(image, kind, width, height, 1)
     except Exception as error:
         _refuse(error, kind)
     return Opened(image, kind, width, height, orientation)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -17,6 +17,11 @@ THUMBNAIL_PX = 32
 HASH_RADIUS = 6
 # Correlation of the two miniatures from which a pair counts as one photo.
 MIN_CORRELATION = 0.985
+# Pairs beyond this many are found only where they join photos that no chain of pairs has joined yet: ten thousand
+# frames of a camera that stands still are fifty million pairs.
+MANY_PAIRS = 1 << 19
+# Miniatures compared at a time, so that memory stays small.
+_BLOCK = 8192
 _PART_RANK = {"test": 0, "valid": 1, None: 2, "train": 3}
 
 
@@ -103,37 +108,68 @@ def near_duplicates(thumbs: ByteArray) -> list[tuple[int, int]]:
         thumbs: (N, 32, 32) uint8.
 
     Returns:
-        Pairs (i, j), i < j, sorted.
+        Pairs (i, j), i < j, sorted. Where there are very many, enough of them to connect the same photos.
     """
     if len(thumbs) < 2:
         return []
-    pairs = _close_hashes(perceptual_hashes(thumbs))
     flat = thumbs.reshape(len(thumbs), -1).astype(np.float32)
     flat -= flat.mean(axis=1, keepdims=True)
     flat /= np.maximum(np.linalg.norm(flat, axis=1, keepdims=True), 1e-6)
-    found = []
-    for start in range(0, len(pairs), 65536):
-        block = pairs[start : start + 65536]
+    found = np.empty((0, 2), dtype=np.int64)
+    joined = np.arange(len(thumbs))
+    for candidates in _close_hashes(perceptual_hashes(thumbs), joined):
+        if len(found) > MANY_PAIRS:
+            candidates = candidates[joined[candidates[:, 0]] != joined[candidates[:, 1]]]
+        alike = _alike(flat, candidates)
+        found = np.concatenate([found, alike])
+        if len(found) > MANY_PAIRS and len(alike):
+            joined[:] = _components(found, len(thumbs))
+    return sorted((i, j) for i, j in found.tolist())
+
+
+def _alike(flat: NDArray[np.float32], pairs: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Those of (P, 2) pairs whose normalised miniatures (N, D) correlate."""
+    found = [pairs[:0]]
+    for start in range(0, len(pairs), _BLOCK):
+        block = pairs[start : start + _BLOCK]
         correlation = np.einsum("nd,nd->n", flat[block[:, 0]], flat[block[:, 1]])
         found.append(block[correlation >= MIN_CORRELATION])
-    return sorted((int(i), int(j)) for i, j in np.concatenate(found)) if found else []
+    return np.concatenate(found)
 
 
-def _close_hashes(hashes: NDArray[np.uint64]) -> NDArray[np.int64]:
-    """(P, 2) pairs within the radius. Of ``radius + 1`` bands of bits, such a pair agrees on at least one."""
-    edges = np.linspace(0, 64, HASH_RADIUS + 2).astype(int)
-    found = []
-    for low, high in itertools.pairwise(edges):
-        band = (hashes >> np.uint64(low)) & np.uint64((1 << int(high - low)) - 1)
+def _components(pairs: NDArray[np.int64], n_photos: int) -> NDArray[np.int64]:
+    """(N,) number of the set of connected photos that each photo is in."""
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    graph = coo_array((np.ones(len(pairs), dtype=np.int8), (pairs[:, 0], pairs[:, 1])), shape=(n_photos, n_photos))
+    labels: NDArray[np.int64] = connected_components(graph, directed=False)[1].astype(np.int64)
+    return labels
+
+
+def _close_hashes(hashes: NDArray[np.uint64], joined: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
+    """Each pair within the radius once, some at a time as (P, 2).
+
+    Of ``radius + 1`` bands of bits, such a pair agrees on at least one; the first of these yields it. Photos that
+    all have one number in ``joined``, which the caller may change meanwhile, are not compared.
+    """
+    edges = np.linspace(0, 64, HASH_RADIUS + 2).astype(int).tolist()
+    masks = [np.uint64((1 << high) - (1 << low)) for low, high in itertools.pairwise(edges)]
+    for number, mask in enumerate(masks):
+        band = hashes & mask
         order = np.argsort(band, kind="stable")
-        starts = np.flatnonzero(np.diff(band[order], prepend=band[order][0] + np.uint64(1)))
-        for block in np.split(order, starts[1:]):
+        starts = np.flatnonzero(np.diff(band[order])) + 1
+        for block in np.split(order, starts):
             # Rows a few at a time: should all photos share one band, the matrix must not be N x N.
-            step = max(1, (1 << 22) // len(block))
-            for top in range(0, len(block) if len(block) > 1 else 0, step):
+            step = max(1, (1 << 20) // len(block))
+            for top in range(0, len(block), step):
+                if (joined[block] == joined[block[0]]).all():
+                    break
                 rows = block[top : top + step]
-                near = np.bitwise_count(hashes[rows][:, None] ^ hashes[block][None, :]) <= HASH_RADIUS
-                i, j = np.nonzero(near)
-                pairs = np.column_stack([rows[i], block[j]])
-                found.append(pairs[pairs[:, 0] < pairs[:, 1]])
-    return np.unique(np.concatenate(found), axis=0) if found else np.empty((0, 2), dtype=np.int64)
+                differ = hashes[rows][:, None] ^ hashes[block][None, :]
+                i, j = np.nonzero(np.bitwise_count(differ) <= HASH_RADIUS)
+                new = rows[i] < block[j]
+                for earlier in masks[:number]:
+                    new &= (differ[i, j] & earlier) != 0
+                if new.any():
+                    yield np.column_stack([rows[i[new]], block[j[new]]])

@@ -6,12 +6,13 @@ run over the same folder decodes nothing and, where size, times and inode are as
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -23,8 +24,8 @@ from heeler.data.decode import decode
 from heeler.data.duplicates import THUMBNAIL_PX, mark_duplicates, thumbnails
 from heeler.data.rows import Facts, Rows, RowStore
 from heeler.errors import UnreadableError
-from heeler.files import cache_root, require_space, write_text
-from heeler.records import ByteArray, Catalogue, Note, OnEvent, Photo, Preprocessing, Progress, short_hash
+from heeler.files import cache_root, n_cores, read_regular, require_space, write_text
+from heeler.records import ByteArray, Catalogue, Note, OnEvent, Photo, Preprocessing, Progress
 
 # Raise when decoding changes what it makes of the same bytes.
 DECODE_VERSION = 1
@@ -80,20 +81,27 @@ def read_photos(catalogue: Catalogue, spec: Preprocessing, on_event: OnEvent) ->
     thumbs = RowStore(folder / "thumbs", (THUMBNAIL_PX, THUMBNAIL_PX), "uint8")
     seen = _Seen(catalogue)
     known, unknown = _recall(catalogue, seen, store, thumbs)
-    require_space(folder, len(unknown) * (store.row_bytes + thumbs.row_bytes))
+    # Of the files still to be opened, as many as the store has other rows may be in it under another path.
+    n_new = len(unknown) - (len(store) - len({photo.sha256 for photo in known}))
+    require_space(folder, max(0, n_new) * (store.row_bytes + thumbs.row_bytes))
     completed = {photo.path: photo for photo in known}
     n_decoded = 0
     done = len(known)
     on_event(Progress(done))
-    with store.writer() as squares_out, thumbs.writer() as thumbs_out:
-        for read in _read_all(unknown, spec, store, thumbs):
+    with (
+        store.writer() as squares_out,
+        thumbs.writer() as thumbs_out,
+        contextlib.closing(_read_all(unknown, spec, store, thumbs)) as reads,
+    ):
+        for read in reads:
             photo = read.photo
             completed[photo.path] = photo
             if read.stat:
                 seen.remember(photo, read.stat)
             if read.pixels is not None and read.thumb is not None:
-                squares_out.append(photo.sha256, read.pixels, (photo.width_px, photo.height_px, photo.format))
                 thumbs_out.append(photo.sha256, read.thumb)
+                if squares_out.append(photo.sha256, read.pixels, (photo.width_px, photo.height_px, photo.format)):
+                    thumbs_out.commit()  # one is of no use without the other
                 n_decoded += 1
             done += 1
             on_event(Progress(done))
@@ -113,17 +121,14 @@ def _recall(
 ) -> tuple[list[Photo], list[tuple[Photo, tuple[int, ...]]]]:
     """Split the candidates into those known from an earlier run and those to be opened, with their stat."""
     known, unknown = [], []
-    names = []
     for photo in catalogue.usable:
         stat = _stat(photo.file)
         sha256 = seen.recall(photo, stat)
         if sha256 and sha256 in store and sha256 in thumbs:
-            known.append(photo)
-            names.append(sha256)
+            known.append(_completed(photo, sha256, store.facts(sha256)))
         else:
             unknown.append((photo, stat))
-    facts = store.view(names).facts
-    return [_completed(photo, name, fact) for photo, name, fact in zip(known, names, facts, strict=True)], unknown
+    return known, unknown
 
 
 def _completed(photo: Photo, sha256: str, facts: Facts) -> Photo:
@@ -133,12 +138,12 @@ def _completed(photo: Photo, sha256: str, facts: Facts) -> Photo:
 
 def _read_all(
     files: list[tuple[Photo, tuple[int, ...]]], spec: Preprocessing, store: RowStore, thumbs: RowStore
-) -> Iterator[_Read]:
+) -> Generator[_Read]:
     """Read and decode on all cores, in order. Chunks keep the threads from fighting over the interpreter's lock."""
     import torch
 
     chunks = (files[start : start + CHUNK] for start in range(0, len(files), CHUNK))
-    n_workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    n_workers = n_cores()
     n_threads = torch.get_num_threads()
     torch.set_num_threads(1)  # one photo a thread beats one photo on all threads
     in_hand: set[str] = set()
@@ -171,12 +176,12 @@ def _read_chunk(
 
 def _read_one(photo: Photo, stat: tuple[int, ...], spec: Preprocessing, store: RowStore, thumbs: RowStore) -> _Read:
     try:
-        data = photo.file.read_bytes()
-    except OSError as error:
-        return _Read(replace(photo, status="unreadable", reason=f"cannot be opened: {os.strerror(error.errno or 0)}"))
+        data = read_regular(photo.file)
+    except UnreadableError as error:
+        return _Read(replace(photo, status="unreadable", reason=error.message))
     sha256 = hashlib.sha256(data).hexdigest()
     if sha256 in store and sha256 in thumbs:
-        return _Read(_completed(photo, sha256, store.view([sha256]).facts[0]), stat)
+        return _Read(_completed(photo, sha256, store.facts(sha256)), stat)
     try:
         made = decode(data, spec)
     except UnreadableError as error:
@@ -215,18 +220,17 @@ class _Seen:
     """Which content each file of a source had, by its stat; lets a second run leave the files closed."""
 
     def __init__(self, catalogue: Catalogue) -> None:
-        root = str(Path(catalogue.source).absolute())
-        self._path = cache_root() / "seen" / f"{short_hash(root)}.json"
+        root = os.fsencode(Path(catalogue.source).absolute())  # a name need not be text
+        self._path = cache_root() / "seen" / f"{hashlib.sha256(root).hexdigest()[:16]}.json"
         self._now_ns = time.time_ns()
-        try:
-            self._entries: dict[str, list[int | str]] = json.loads(self._path.read_text())
-        except (OSError, ValueError):
-            self._entries = {}
+        self._entries: dict[str, list[int | str]] = {}
+        with contextlib.suppress(OSError, ValueError, TypeError):
+            self._entries.update(json.loads(self._path.read_text()))
 
     def recall(self, photo: Photo, stat: tuple[int, ...]) -> str:
         """The sha256 that this unchanged file had, or an empty string."""
         entry = self._entries.get(str(photo.file))
-        return str(entry[-1]) if entry and stat and entry[:-1] == list(stat) else ""
+        return str(entry[-1]) if isinstance(entry, list) and stat and entry[:-1] == list(stat) else ""
 
     def remember(self, photo: Photo, stat: tuple[int, ...]) -> None:
         """Keep what a file was, unless it is so fresh that a change could go unseen."""

@@ -2,7 +2,7 @@
 
 A store is a folder of shards. A shard is one raw file of rows and one JSON index of their names; the index is replaced
 atomically after the rows are on disk, so a killed writer loses at most the rows since its last commit, and no two
-writers ever share a file.
+writers ever share a file. Rows that a killed writer left without an index are removed by a writer of another day.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import json
 import math
 import os
 import secrets
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,9 +21,13 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from heeler.errors import ResourceError
 from heeler.files import disk_errors, write_text
 
 COMMIT_EVERY_BYTES = 256 << 20
+COMMIT_EVERY_ROWS = 1024
+# A writer appends or commits far more often; rows without an index that nobody touched for so long have no writer.
+ABANDONED_S = 86_400
 Facts = Sequence[Any]
 
 
@@ -84,16 +89,23 @@ class RowStore:
     def _read_index(self, index: Path) -> None:
         try:
             entries: list[list[Any]] = json.loads(index.read_text())
-            size = index.with_suffix(".rows").stat().st_size
-        except (OSError, ValueError):
-            return  # a shard whose rows or index are gone holds nothing
-        for row, (name, *facts) in enumerate(entries):
-            if (row + 1) * self.row_bytes <= size:
-                self._where.setdefault(name, (index.stem, row))
-                self._facts.setdefault(name, facts)
+            n_rows = index.with_suffix(".rows").stat().st_size // self.row_bytes
+            named = [(str(name), facts) for name, *facts in entries[:n_rows]]
+        except (OSError, ValueError, TypeError, KeyError):
+            return  # a shard whose rows are gone or whose index is not one holds nothing
+        for row, (name, facts) in enumerate(named):
+            self._where.setdefault(name, (index.stem, row))
+            self._facts.setdefault(name, facts)
 
     def __contains__(self, name: str) -> bool:
         return name in self._where
+
+    def __len__(self) -> int:
+        return len(self._where)
+
+    def facts(self, name: str) -> Facts:
+        """What was stored beside one row."""
+        return self._facts[name]
 
     @contextlib.contextmanager
     def writer(self) -> Iterator[RowWriter]:
@@ -101,6 +113,10 @@ class RowStore:
         writer = RowWriter(self)
         try:
             yield writer
+            writer.commit()
+        except BaseException:
+            writer.rescue()
+            raise
         finally:
             writer.close()
 
@@ -120,6 +136,15 @@ class RowStore:
             row_of=np.array([row for (_, row), _ in places], dtype=np.int64),
             facts=tuple(facts for _, facts in places),
         )
+
+    def _open_shard(self, stem: str) -> IO[bytes]:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        for rows in self.folder.glob("*.rows"):
+            with contextlib.suppress(OSError):  # another writer may be tidying too
+                if not rows.with_suffix(".json").exists() and rows.stat().st_mtime < time.time() - ABANDONED_S:
+                    rows.unlink()
+        # Without a buffer no row waits in memory for a disk that is full by then.
+        return (self.folder / f"{stem}.rows").open("wb", buffering=0)
 
     def _map(self, stem: str) -> NDArray[Any]:
         path = self.folder / f"{stem}.rows"
@@ -142,42 +167,64 @@ class RowWriter:
         self._entries: list[list[Any]] = []
         self._n_committed = 0
 
-    def append(self, name: str, row: NDArray[Any], facts: Facts = ()) -> None:
+    def append(self, name: str, row: NDArray[Any], facts: Facts = ()) -> bool:
         """Add one row; it is found under ``name`` after the next commit.
+
+        Returns:
+            Whether that commit has happened: one is due every ``COMMIT_EVERY_ROWS`` or ``COMMIT_EVERY_BYTES``.
 
         Raises:
             ResourceError: the disk is full; what was committed stays.
         """
-        path = self._store.folder / f"{self._stem}.rows"
         if row.shape != self._store.shape or row.dtype != self._store.dtype:
             raise ValueError(f"row is {row.dtype}{row.shape}, the store holds {self._store.dtype}{self._store.shape}")
-        with disk_errors(path):
+        with disk_errors(self._store.folder / f"{self._stem}.rows"):
             if self._file is None:
-                self._store.folder.mkdir(parents=True, exist_ok=True)
-                self._file = path.open("wb")
-            self._file.write(np.ascontiguousarray(row).data)
+                self._file = self._store._open_shard(self._stem)
+            data = np.ascontiguousarray(row).data.cast("B")
+            while data:
+                data = data[self._file.write(data) :]
         self._entries.append([name, *facts])
-        if (len(self._entries) - self._n_committed) * self._store.row_bytes >= COMMIT_EVERY_BYTES:
-            self.commit()
+        n_new = len(self._entries) - self._n_committed
+        if n_new < COMMIT_EVERY_ROWS and n_new * self._store.row_bytes < COMMIT_EVERY_BYTES:
+            return False
+        self.commit()
+        return True
 
     def commit(self) -> None:
-        """Put the rows on disk, then say so in the index."""
+        """Put the rows on disk, then say so in the index.
+
+        Raises:
+            ResourceError: the disk is full; what was committed stays.
+        """
         if self._file is None or self._n_committed == len(self._entries):
             return
         path = self._store.folder / f"{self._stem}.json"
         with disk_errors(path):
-            self._file.flush()
             os.fsync(self._file.fileno())
         write_text(path, json.dumps(self._entries, separators=(",", ":")))
         new = range(self._n_committed, len(self._entries))
         self._store._committed(self._stem, {i: (self._entries[i][0], self._entries[i][1:]) for i in new})
         self._n_committed = len(self._entries)
 
+    def rescue(self) -> None:
+        """After an error, commit as many whole rows as there is room for and give the rest of the room back."""
+        if self._file is None:
+            return
+        with contextlib.suppress(OSError):
+            while self._n_committed < len(self._entries):
+                self._file.truncate(len(self._entries) * self._store.row_bytes)
+                try:
+                    self.commit()
+                except ResourceError:  # the index needs room as well: half of the new rows make some
+                    n_new = len(self._entries) - self._n_committed
+                    del self._entries[-((n_new + 1) // 2) :]
+            self._file.truncate(self._n_committed * self._store.row_bytes)
+            if not self._n_committed:
+                (self._store.folder / f"{self._stem}.rows").unlink()
+
     def close(self) -> None:
-        """Commit and close the shard."""
-        try:
-            self.commit()
-        finally:
-            if self._file is not None:
-                with contextlib.suppress(OSError):
-                    self._file.close()
+        """Close the shard; rows that were not committed are lost."""
+        if self._file is not None:
+            with contextlib.suppress(OSError):
+                self._file.close()

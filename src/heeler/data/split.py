@@ -10,6 +10,7 @@ import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
@@ -54,20 +55,23 @@ def split_photos(
     free: list[int] = []
     for row, photo in enumerate(photos):
         (given[photo.part] if photo.part else free).append(row)
+    made_by_user = {part for part in PARTS if given[part]}
+    free = _join_given(photos, pairs, given, free)
     # A folder of the user's that is missing is drawn from the one that is there.
-    if not given["test"] and test > 0:
-        drawn, free, given["train"] = _draw(photos, pairs, free, given["train"], test, seed, "test")
-        given["test"] = drawn
-    if not given["valid"]:
-        drawn, free, given["train"] = _draw(photos, pairs, free, given["train"], valid, seed, "valid")
-        given["valid"] = drawn
-    train = sorted(given["train"] + free)
-    parts = {"train": train, "valid": sorted(given["valid"]), "test": sorted(given["test"])}
+    wanted: tuple[tuple[Part, float], ...] = (("test", test), ("valid", valid))
+    for part, share in wanted:
+        if part not in made_by_user and share > 0:
+            given[part] = _draw(photos, pairs, free + given["train"], share, f"{seed}/{part}")
+            gone = set(given[part])
+            free = [row for row in free if row not in gone]
+            given["train"] = [row for row in given["train"] if row not in gone]
+            if not given[part]:
+                raise _none_drawn(part)
+    parts = {"train": sorted(given["train"] + free), "valid": sorted(given["valid"]), "test": sorted(given["test"])}
     _check_parts(photos, parts)
     n_given = sum(photo.part is not None for photo in photos)
-    made_by_user = {part for part in PARTS if any(photo.part == part for photo in photos)}
     everything = n_given == len(photos) and len(made_by_user) == len(PARTS)
-    method = "folders" if everything else "mixed" if n_given else "drawn"
+    method: Literal["folders", "drawn", "mixed"] = "folders" if everything else "mixed" if n_given else "drawn"
     names = {part: sorted(photos[row].sha256 for row in rows) for part, rows in parts.items()}
     arrays = {part: np.array(rows, dtype=np.int64) for part, rows in parts.items()}
     return Split(arrays["train"], arrays["valid"], arrays["test"], method=method, key=short_hash(names))
@@ -76,7 +80,9 @@ def split_photos(
 def find_problems(catalogue: Catalogue) -> list[str]:
     """Why training cannot start with these photos, worst first; empty where it can."""
     counts = Counter(photo.label for photo in catalogue.usable)
-    found = Counter(photo.label for photo in catalogue.photos if photo.label)
+    # Folders without photos and classes that the user dropped are no trouble; those whose photos are all bad are.
+    opened = [photo for photo in catalogue.photos if photo.label and (photo.sha256 or photo.status == "unreadable")]
+    found = Counter(photo.label for photo in opened)
     if not counts:
         bad = [photo for photo in catalogue.photos if photo.status == "unreadable"]
         why = f"; {bad[0].path} {bad[0].reason}" if bad else ""
@@ -110,30 +116,49 @@ def _check_parts(photos: Sequence[Photo], parts: dict[str, list[int]]) -> None:
             )
 
 
+def _none_drawn(part: Part) -> DataError:
+    return DataError(
+        f"no photo can be drawn for {part}: what each class has left is one group or near duplicates",
+        hint="add different photos, or let --group-by make smaller groups",
+    )
+
+
+def _join_given(
+    photos: Sequence[Photo], pairs: Sequence[tuple[int, int]], given: dict[Part, list[int]], free: list[int]
+) -> list[int]:
+    """Give a free photo that is tied to the user's test or valid part to that part; returns the others."""
+    if not free or not (given["test"] or given["valid"]):
+        return free
+    left: list[int] = []
+    for unit in _units(photos, pairs, free + given["test"] + given["valid"], ""):
+        parts = {photos[row].part for row in unit.rows}
+        new = [row for row in unit.rows if photos[row].part is None]
+        place = given["test"] if "test" in parts else given["valid"] if "valid" in parts else left
+        place += new
+    return sorted(left)
+
+
 def _draw(
-    photos: Sequence[Photo],
-    pairs: Sequence[tuple[int, int]],
-    free: list[int],
-    train: list[int],
-    share: float,
-    seed: int,
-    name: str,
-) -> tuple[list[int], list[int], list[int]]:
-    """Draw ``share`` of ``free`` and ``train``: (drawn, what is left of free, what is left of train)."""
+    photos: Sequence[Photo], pairs: Sequence[tuple[int, int]], rows: list[int], share: float, salt: str
+) -> list[int]:
+    """Draw ``share`` of each class of ``rows``; at least one unit, and never its last."""
     drawn: list[int] = []
     by_class: dict[str, list[_Unit]] = defaultdict(list)
-    for unit in _units(photos, pairs, free + train, f"{seed}/{name}"):
+    for unit in _units(photos, pairs, rows, salt):
         by_class[unit.label].append(unit)
     for units in by_class.values():
         wanted = max(1, round(share * sum(len(unit.rows) for unit in units)))
-        taken = 0
-        for unit in sorted(units, key=lambda unit: unit.order)[: len(units) - 1]:
+        # What the user put in train goes last: it moves only where nothing else can be drawn.
+        units.sort(key=lambda unit: (any(photos[row].part for row in unit.rows), unit.order))
+        taken: list[int] = []
+        for unit in units[:-1]:
             # A group larger than what is still wanted would unbalance the part; a later, smaller one may fit.
-            if taken < wanted and (len(unit.rows) <= wanted - taken or (taken == 0 and len(unit.rows) <= 2 * wanted)):
-                drawn += unit.rows
-                taken += len(unit.rows)
-    gone = set(drawn)
-    return drawn, [row for row in free if row not in gone], [row for row in train if row not in gone]
+            if len(unit.rows) <= wanted - len(taken) or (not taken and len(unit.rows) <= 2 * wanted):
+                taken += unit.rows
+        if not taken and len(units) > 1:
+            taken += min(units, key=lambda unit: len(unit.rows)).rows
+        drawn += taken
+    return drawn
 
 
 def _units(photos: Sequence[Photo], pairs: Sequence[tuple[int, int]], rows: list[int], salt: str) -> list[_Unit]:

@@ -7,6 +7,7 @@ with ``weights_only=True``.
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import importlib.util
 import warnings
@@ -25,6 +26,9 @@ from heeler.files import sha256_file
 from heeler.records import Head, Preprocessing
 
 DEFAULT_BACKBONE = "tf_efficientnet_lite0"
+# An answer about one file takes a hub well under a second; without one the hub's client would try again for minutes.
+HUB_TIMEOUT_S = 5.0
+HUB_FILE = "model.safetensors"
 
 
 @dataclass(frozen=True)
@@ -70,7 +74,7 @@ class Backbone:
         model: the network; its classifier is an ``nn.Linear`` that features do not pass through.
         spec: the preprocessing that the weights were trained with.
         n_features: D, length of a feature vector.
-        key: sha256 of the weights, to name what was computed with them.
+        key: sha256 of the weights before the classifier, to name what was computed with them.
     """
 
     name: str
@@ -119,31 +123,62 @@ def load_backbone(name: str, *, weights: Path | None = None, image_px: int | Non
     """
     import timm
 
-    if not timm.is_model(name):
-        near = timm.list_models(f"*{name.split('.')[0]}*")[:3]
-        raise UsageError(
-            f"timm has no backbone called {name!r}",
-            hint=f"did you mean {', '.join(near)}?" if near else f"the default is {DEFAULT_BACKBONE}",
-        )
-    base = name.split(".")[0]
-    options = _size_options(name, image_px)
+    _require_known(name)
+    options = size_options(name, image_px)
     if weights is not None:
-        model = timm.create_model(name, **options)
+        model = timm.create_model(name)
         load_state(model, _read_safetensors(weights), source=str(weights))
-    elif base in EMBEDDED and "." not in name:
+        if options:
+            model.set_input_size(**options)
+    elif name in EMBEDDED:
         model = timm.create_model(name, **options)
         load_state(model, _embedded_state(name), source=EMBEDDED[name].package)
     else:
         model = timm.create_model(name, pretrained=True, pretrained_cfg_overlay={"file": _from_hub(name)}, **options)
-    classifier = model.get_classifier()
-    if not isinstance(classifier, nn.Linear):
-        raise UsageError(f"the head of {name} is not one linear layer", hint="choose another backbone")
     model.eval()
+    classifier = model.get_classifier()
+    n_features = classifier.in_features if isinstance(classifier, nn.Linear) else int(model.head_hidden_size)
+    return Backbone(name, model, default_spec(model, image_px), n_features, _weights_key(name, model))
+
+
+def _require_known(name: str) -> None:
+    """Refuse a name that timm lacks, and an architecture whose classifier is not one linear layer.
+
+    Raises:
+        UsageError: with the names that come nearest.
+    """
+    import timm
+
+    base, _, tag = name.partition(".")
+    if not timm.is_model(base):
+        names = timm.list_models()
+        near = timm.list_models(f"*{base}*")[:3] or difflib.get_close_matches(base.lower(), names, 3)
+        hint = f"did you mean {', '.join(near)}?" if near else f"the default is {DEFAULT_BACKBONE}"
+        raise UsageError(f"timm has no backbone called {name!r}", hint=hint)
+    tagged = timm.list_pretrained(f"{base}.*")
+    if tag and name not in tagged:
+        near = difflib.get_close_matches(name, tagged, 3, cutoff=0.0)
+        hint = f"did you mean {', '.join(near)}?" if near else f"use {base} with --weights FILE"
+        raise UsageError(f"timm has no weights called {name!r}", hint=hint)
+    # Made without memory, since only its kinds of layers matter here.
+    with torch.device("meta"):
+        linear = isinstance(timm.create_model(base, num_classes=2).get_classifier(), nn.Linear)
+    if not linear:
+        raise UsageError(
+            f"the head of {name} is not one linear layer, so it has no place for your classes",
+            hint=f"choose another backbone; the default is {DEFAULT_BACKBONE}",
+        )
+
+
+def _weights_key(name: str, model: Any) -> str:
+    """Key of everything that decides the features; the classifier does not, and may be random."""
+    classifier = f"{model.pretrained_cfg['classifier']}."
     digest = hashlib.sha256(name.encode())
     for key, tensor in sorted(model.state_dict().items()):
-        digest.update(key.encode())
-        digest.update(tensor.contiguous().view(-1).view(torch.uint8).numpy().data)
-    return Backbone(name, model, default_spec(model, image_px), classifier.in_features, digest.hexdigest())
+        if not key.startswith(classifier):
+            digest.update(key.encode())
+            digest.update(tensor.contiguous().view(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def default_spec(model: Any, image_px: int | None = None) -> Preprocessing:
@@ -172,7 +207,7 @@ def with_head(backbone: Backbone, head: Head) -> nn.Module:
 
     n_classes, _ = head.weight.shape
     model = timm.create_model(
-        backbone.name, num_classes=n_classes, **_size_options(backbone.name, backbone.spec.image_px)
+        backbone.name, num_classes=n_classes, **size_options(backbone.name, backbone.spec.image_px)
     )
     own, classifier = model.state_dict(), model.pretrained_cfg["classifier"]
     state = {key: value for key, value in backbone.model.state_dict().items() if key in own}
@@ -190,8 +225,8 @@ def head_of(model: Any) -> Head:
     )
 
 
-def load_state(model: Any, state: Mapping[str, Tensor], *, source: str) -> None:
-    """Load weights; a classifier of another number of classes is left as it was made.
+def load_state(model: Any, state: Mapping[str, Tensor], *, source: str, with_classifier: bool = False) -> None:
+    """Load weights; unless ``with_classifier``, one that is missing or has other classes is left as it was made.
 
     Raises:
         UsageError: a tensor is missing or of another shape; the message names it.
@@ -203,7 +238,7 @@ def load_state(model: Any, state: Mapping[str, Tensor], *, source: str) -> None:
         given = state.get(key)
         if given is not None and given.shape == tensor.shape:
             keep[key] = given
-        elif key.startswith(f"{classifier}.") or key.endswith("num_batches_tracked"):
+        elif (key.startswith(f"{classifier}.") and not with_classifier) or key.endswith("num_batches_tracked"):
             keep[key] = tensor
         else:
             what = "is missing" if given is None else f"is {tuple(given.shape)}, not {tuple(tensor.shape)}"
@@ -276,7 +311,7 @@ def _timm_key(key: str, repeats: tuple[int, ...]) -> str:
     return f"blocks.{stage}.{block}.{names[layer]}.{tail}"
 
 
-def _size_options(name: str, image_px: int | None) -> dict[str, Any]:
+def size_options(name: str, image_px: int | None) -> dict[str, Any]:
     """Options for architectures whose weights are laid out for one input size (most transformers)."""
     import timm
 
@@ -288,29 +323,36 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise UsageError(f"no such file: {path}")
     try:
-        return load_file(path)
+        state: dict[str, Tensor] = load_file(path)
     except SafetensorError as error:
         raise UsageError(
             f"{path} is not a safetensors file ({error})",
             hint="heeler reads no pickles (.pth, .pt, .bin): save the weights with safetensors.torch.save_file",
         ) from error
+    return state
 
 
 def _from_hub(name: str) -> str:
-    """Fetch a backbone's safetensors file from the Hugging Face hub, or find it in the hub's own cache."""
+    """The backbone's safetensors file in the hub's own cache, fetched from the Hugging Face hub on first use."""
     import timm
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+    from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url, try_to_load_from_cache
+    from huggingface_hub.errors import EntryNotFoundError
 
     config = timm.models.get_pretrained_cfg(name)
     if config is None or not config.hf_hub_id:
         raise UsageError(f"timm lists no pretrained weights for {name}", hint="give your own with --weights FILE")
+    cached = try_to_load_from_cache(config.hf_hub_id, HUB_FILE)
+    if isinstance(cached, str):
+        return cached
+    hint = f"leave out --backbone for the embedded {DEFAULT_BACKBONE}, or give a file with --weights"
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return hf_hub_download(config.hf_hub_id, "model.safetensors")
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+            get_hf_file_metadata(hf_hub_url(config.hf_hub_id, HUB_FILE), timeout=HUB_TIMEOUT_S)
+            return hf_hub_download(config.hf_hub_id, HUB_FILE)
+    except EntryNotFoundError as error:
+        raise ResourceError(f"the hub has no {HUB_FILE} in {config.hf_hub_id}", hint=hint) from error
+    except Exception as error:  # the client passes on the errors of whichever HTTP library its version uses
         raise ResourceError(
-            f"the weights of {name} could not be fetched from the hub ({type(error).__name__})",
-            hint=f"leave out --backbone for the embedded {DEFAULT_BACKBONE}, or give a file with --weights",
+            f"the weights of {name} could not be fetched from the hub ({type(error).__name__})", hint=hint
         ) from error

@@ -23,7 +23,9 @@ START = 2
 # Mean of p (1 - p) over photos and classes as met on real sets: the curvature of the loss, for scaling only.
 CURVATURE = 0.1
 MAX_ITERATIONS = 100
-TOLERANCE = 1e-6
+# Relative fall of the loss below which a fit has converged. At 1e-6 fits take half as many steps again, and the
+# out-of-fold errors of three sets (3,000 photos each) move by less than 0.05 points.
+TOLERANCE = 1e-5
 
 
 @dataclass(frozen=True)
@@ -86,7 +88,7 @@ def fit_probe(features: FloatArray, labels: IntArray, n_classes: int, folds: Int
 
 
 def _problem(x: Tensor, labels: Tensor, n_classes: int, folds: Tensor, variances: Tensor) -> _Problem:
-    numbers = folds.unique()
+    numbers = torch.unique(folds)
     masks = torch.cat([folds[:, None] != numbers, torch.ones(len(x), 1, dtype=torch.bool)], 1).float()
     weights = (masks / masks.sum(0).clamp_min(1))[:, :, None]
     one_hot = torch.nn.functional.one_hot(labels, n_classes).float()[:, None, :]
@@ -119,6 +121,7 @@ def _choose(problem: _Problem) -> tuple[float, tuple[Tensor, Tensor], Tensor, di
 def _solve(problem: _Problem, penalty: float, start: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
     """Weights (F, K, D) and biases (F, K) that minimise each fit's mean loss and penalty."""
     from scipy.optimize import minimize
+    from threadpoolctl import threadpool_limits
 
     n_fits, n_classes, n_features = problem.shape
     size = n_fits * n_classes * n_features
@@ -137,9 +140,10 @@ def _solve(problem: _Problem, penalty: float, start: tuple[Tensor, Tensor]) -> t
 
     first = torch.cat([(start[0] / scale).flatten(), start[1].flatten()]).numpy().astype(np.float64)
     options = {"maxiter": MAX_ITERATIONS, "ftol": TOLERANCE, "gtol": 1e-5, "maxcor": 10}
-    found = torch.from_numpy(
-        minimize(loss_and_gradient, first, jac=True, method="L-BFGS-B", options=options).x.astype(np.float32)
-    )
+    # L-BFGS itself only adds vectors: a second BLAS thread waits for work, and takes a core from the products above.
+    with threadpool_limits(1, user_api="blas"):
+        solution = minimize(loss_and_gradient, first, jac=True, method="L-BFGS-B", options=options).x
+    found = torch.from_numpy(solution.astype(np.float32))
     return found[:size].view(n_fits, n_classes, n_features) * scale, found[size:].view(n_fits, n_classes)
 
 

@@ -1,0 +1,129 @@
+"""``heeler check``: the same reading as before a training, and what it found, without training."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from heeler.clock import Clock
+from heeler.data.catalogue import read_source
+from heeler.data.duplicates import near_duplicates
+from heeler.data.pixels import read_photos
+from heeler.data.split import MIN_PHOTOS_PER_CLASS, find_problems, split_photos
+from heeler.errors import DataError
+from heeler.records import Catalogue, CheckResult, OnEvent, Part, Photo, Preprocessing, ignore_events
+
+
+def check(
+    source: Path,
+    *,
+    labels: Path | None = None,
+    nested: bool = False,
+    group_by: str | None = None,
+    test: float = 0.2,
+    valid: float = 0.1,
+    seed: int = 42,
+    alpha: tuple[int, int, int] = (255, 255, 255),
+    on_event: OnEvent = ignore_events,
+) -> CheckResult:
+    """Read a source as a training would, and tell what is in it.
+
+    The pixels are kept in heeler's cache, so a training that follows decodes nothing.
+
+    Args:
+        source: folder, table or archive of labelled photos; it is never written to.
+        labels: CSV that renames, merges or drops class folders.
+        nested: the class is the whole path below the source, not its first level.
+        group_by: a column of the CSV, or a regex on the path.
+        test: share of the photos that a training would keep for testing.
+        valid: share of the rest that it would keep for choosing.
+        seed: of the split.
+        alpha: colour behind transparent pixels, 8-bit RGB.
+        on_event: told of stages and progress.
+
+    Raises:
+        UsageError: the source or an option does not make sense.
+        DataError: nothing in the source can be read as labelled photos.
+    """
+    clock = Clock(on_event)
+    with clock.stage("list files", unit="files"):
+        catalogue = read_source(source, labels=labels, nested=nested, group_by=group_by)
+    with clock.stage("decode", total=len(catalogue.usable)) as tell:
+        catalogue, pixels = read_photos(catalogue, replace(Preprocessing(), alpha=alpha), tell)
+        clock.count("decode", pixels.n_decoded)
+    with clock.stage("duplicates", unit=""):
+        pairs = near_duplicates(pixels.thumbs)
+    problems = find_problems(catalogue)
+    parts: list[Part] = []
+    if not problems:
+        try:
+            parts = split_photos(catalogue, pairs, test=test, valid=valid, seed=seed).part_of()
+        except DataError as error:
+            problems = [error.message]
+    usable = catalogue.usable
+    counts = Counter(photo.label for photo in usable)
+    exact = exact_duplicates(catalogue)
+    return CheckResult(
+        source=catalogue.source,
+        n_found=len(catalogue.photos),
+        n_usable=len(usable),
+        classes=tuple(sorted(counts.items())),
+        size_px=sizes(usable),
+        left_out=tuple((photo.path, photo.status, photo.reason) for photo in catalogue.photos if photo.status != "ok"),
+        exact_duplicates=tuple(tuple(photo.path for photo in copies) for copies in exact),
+        near_duplicates=tuple((usable[i].path, usable[j].path) for i, j in pairs),
+        label_conflicts=conflicts(exact, [(usable[i], usable[j]) for i, j in pairs]),
+        across_parts=across(usable, pairs, parts) + given_across(exact),
+        too_small=tuple((name, n) for name, n in sorted(counts.items()) if n < MIN_PHOTOS_PER_CLASS),
+        problems=tuple(problems),
+        seconds=clock.totals()["total"],
+        rates_per_s=clock.rates_per_s,
+    )
+
+
+def exact_duplicates(catalogue: Catalogue) -> list[list[Photo]]:
+    """Groups of two or more photos with the same bytes, whatever became of them."""
+    by_content: dict[str, list[Photo]] = defaultdict(list)
+    for photo in catalogue.photos:
+        if photo.sha256 and photo.status != "unreadable":
+            by_content[photo.sha256].append(photo)
+    return [copies for copies in by_content.values() if len(copies) > 1]
+
+
+def conflicts(
+    exact: Sequence[Sequence[Photo]], pairs: Sequence[tuple[Photo, Photo]]
+) -> tuple[tuple[str, str, str, str], ...]:
+    """(path, class, path, class) of photos that look the same under different classes; same bytes first."""
+    same = [(copies[0], other) for copies in exact for other in copies[1:]]
+    return tuple((a.path, a.label, b.path, b.label) for a, b in [*same, *pairs] if a.label != b.label)
+
+
+def across(
+    usable: Sequence[Photo], pairs: Sequence[tuple[int, int]], parts: Sequence[Part]
+) -> tuple[tuple[str, str, str, str], ...]:
+    """(path, part, path, part) of near duplicates that a training would have in different parts."""
+    if not parts:
+        return ()
+    return tuple((usable[i].path, parts[i], usable[j].path, parts[j]) for i, j in pairs if parts[i] != parts[j])
+
+
+def given_across(exact: Sequence[Sequence[Photo]]) -> tuple[tuple[str, str, str, str], ...]:
+    """(path, part, path, part) of photos with the same bytes in different parts of the user's own."""
+    return tuple(
+        (copies[0].path, copies[0].part, other.path, other.part)
+        for copies in exact
+        for other in copies[1:]
+        if copies[0].part and other.part and copies[0].part != other.part
+    )
+
+
+def sizes(photos: Sequence[Photo]) -> tuple[tuple[int, int], tuple[int, int], tuple[int, int]] | None:
+    """(width, height) in pixels of the smallest, the median and the largest photo by area; None without photos."""
+    if not photos:
+        return None
+    ordered = sorted(
+        ((photo.width_px, photo.height_px) for photo in photos), key=lambda size: (size[0] * size[1], size)
+    )
+    return ordered[0], ordered[len(ordered) // 2], ordered[-1]
