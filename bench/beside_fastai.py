@@ -18,7 +18,7 @@ from pathlib import Path
 
 from heeler.demo import prepare_demo
 from heeler.judge.scores import wilson_interval
-from processes import Measured, cold_cache, machine, pin_to_cores, run_python, run_step
+from processes import Measured, cold_cache, machine, pin_to_cores, run_python, run_step, warn_if_busy
 
 RECIPE = Path(__file__).with_name("fastai_recipe.py")
 SETS = ("clothing", "imagewoof", "corn-leaf", "elpv")
@@ -156,7 +156,10 @@ def main() -> int:
     pairs: list[Pair] = []
     for name in given.only or SETS:
         print(f"running {name} ...", file=sys.stderr)
-        pairs += compare(name, given.bench.resolve(), given.engine, given.minutes, given.image_px)
+        warn_if_busy()
+        new = compare(name, given.bench.resolve(), given.engine, given.minutes, given.image_px)
+        print(markdown(new), file=sys.stderr)
+        pairs += new
     facts = machine(n_cores)
     print(", ".join(f"{name} {value}" for name, value in facts.items()), end="\n\n")
     print(markdown(pairs))

@@ -11,9 +11,11 @@ import json
 import sys
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import fastai.callback.schedule  # noqa: F401 - gives learners their fine_tune
 import torch
 from fastai.callback.core import Callback
 from fastai.callback.tracker import SaveModelCallback
@@ -27,7 +29,14 @@ from fastai.vision.learner import vision_learner
 
 from heeler.learn.backbone import DEFAULT_BACKBONE, load_backbone
 
-Row = tuple[str, str, str]
+
+@dataclass(frozen=True)
+class Row:
+    """One photo; no tuple, since fastai would take a tuple apart."""
+
+    file: str
+    label: str
+    part: str
 
 
 class EpochClock(Callback):
@@ -49,7 +58,7 @@ def fine_tune(rows: list[Row], n_epochs: int, image_px: int, folder: Path) -> di
     """Train as the tutorial does and judge the test part.
 
     Args:
-        rows: (file, label, part) of each photo; ``valid`` picks the best epoch, ``test`` is judged once.
+        rows: the photos; part ``valid`` picks the best epoch, ``test`` is judged once.
         n_epochs: epochs of all layers, after one of the head alone.
         image_px: side of the square that ``Resize`` cuts.
         folder: for the best epoch's weights.
@@ -68,36 +77,36 @@ def fine_tune(rows: list[Row], n_epochs: int, image_px: int, folder: Path) -> di
         item_tfms=Resize(image_px),
         batch_tfms=[*aug_transforms(), stats],
     )
-    loaders = block.dataloaders([row for row in rows if row[2] != "test"], path=folder)
+    loaders = block.dataloaders([row for row in rows if row.part != "test"], path=folder)
     learner = vision_learner(loaders, DEFAULT_BACKBONE, normalize=False, pretrained=False, metrics=error_rate)
     state = {key: value for key, value in backbone.model.state_dict().items() if not key.startswith("classifier.")}
     learner.model[0].model.load_state_dict(state)
     clock = EpochClock()
     learner.fine_tune(n_epochs, cbs=[SaveModelCallback(monitor="error_rate"), clock])
     probabilities, labels = learner.get_preds(
-        dl=loaders.test_dl([row for row in rows if row[2] == "test"], with_labels=True)
+        dl=loaders.test_dl([row for row in rows if row.part == "test"], with_labels=True)
     )
     n_wrong = int((probabilities.argmax(1) != labels).sum())
     return {"n": len(labels), "n_wrong": n_wrong, "epochs": n_epochs, "epoch_s": clock.seconds}
 
 
 def _file(row: Row) -> str:
-    return row[0]
+    return row.file
 
 
 def _label(row: Row) -> str:
-    return row[1]
+    return row.label
 
 
 def _is_valid(row: Row) -> bool:
-    return row[2] == "valid"
+    return row.part == "valid"
 
 
 def main() -> int:
     """Read the table, train, print."""
     table, n_epochs, image_px = sys.argv[1:]
     with Path(table).open(encoding="utf-8", errors="surrogateescape", newline="") as file:
-        rows = [(row["file"], row["label"], row["part"]) for row in csv.DictReader(file)]
+        rows = [Row(row["file"], row["label"], row["part"]) for row in csv.DictReader(file)]
     with tempfile.TemporaryDirectory() as folder:
         printed, sys.stdout = sys.stdout, sys.stderr  # fastai prints its progress where the answer goes
         answer = fine_tune(rows, int(n_epochs), int(image_px), Path(folder))

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from large_photos import make_large_photos
-from processes import Measured, cold_cache, machine, pin_to_cores, run_step
+from processes import Measured, cold_cache, machine, pin_to_cores, run_step, warn_if_busy
 
 N_LARGE_PHOTOS = 120
 N_HELP_RUNS = 11
@@ -224,13 +224,15 @@ def _require(fact: bool, otherwise: str) -> None:
 def table(figures: Sequence[Figure]) -> str:
     """The figures as a Markdown table."""
     lines = ["| work | goal | median | lowest to highest | notes |", "|---|---|---|---|---|"]
-    for figure in figures:
-        sign = "at least" if figure.more_is_better else "at most"
-        goal = "" if figure.goal is None else f"{sign} {figure.goal:,g} {figure.unit}"
-        median = f"{_short(figure.median)} {figure.unit}" + ("" if figure.reached else " **(missed)**")
-        spread = f"{_short(min(figure.values))} to {_short(max(figure.values))}"
-        lines.append(f"| {figure.work} | {goal} | {median} | {spread} | {figure.note} |")
-    return "\n".join(lines)
+    return "\n".join([*lines, *map(_line, figures)])
+
+
+def _line(figure: Figure) -> str:
+    sign = "at least" if figure.more_is_better else "at most"
+    goal = "" if figure.goal is None else f"{sign} {figure.goal:,g} {figure.unit}"
+    median = f"{_short(figure.median)} {figure.unit}" + ("" if figure.reached else " **(missed)**")
+    spread = f"{_short(min(figure.values))} to {_short(max(figure.values))}"
+    return f"| {figure.work} | {goal} | {median} | {spread} | {figure.note} |"
 
 
 def _short(value: float) -> str:
@@ -260,7 +262,10 @@ def main() -> int:
     figures: list[Figure] = []
     for name in given.only or MEASURES:
         print(f"measuring {name} ...", file=sys.stderr)
-        figures += MEASURES[name](settings)
+        warn_if_busy()
+        new = MEASURES[name](settings)
+        print("\n".join(_line(figure) for figure in new), file=sys.stderr)
+        figures += new
     facts = machine(n_cores)
     print(", ".join(f"{name} {value}" for name, value in facts.items()), end="\n\n")
     print(table(figures))

@@ -17,8 +17,11 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 STEPS = Path(__file__).with_name("steps.py")
 POLL_S = 0.05
+BUSY_LOOK_S, MAX_BUSY_PERCENT = 2.0, 10
 PACKAGES = ("heeler", "torch", "timm", "onnxruntime", "openvino", "pillow", "fastai")
 
 
@@ -120,6 +123,13 @@ def pin_to_cores(n_cores: int) -> int:
         return os.cpu_count() or 1
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:n_cores])
     return len(os.sched_getaffinity(0))
+
+
+def warn_if_busy() -> None:
+    """Say so where other programs take more than a tenth of the machine: the figures would be theirs too."""
+    busy_percent = psutil.cpu_percent(interval=BUSY_LOOK_S)
+    if busy_percent > MAX_BUSY_PERCENT:
+        print(f"warning: other programs keep this machine {busy_percent:.0f} % busy", file=sys.stderr)
 
 
 def machine(n_cores: int) -> dict[str, str]:

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
+import json
 import os
 import subprocess
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +18,8 @@ from PIL import Image
 from skimage import data as photos
 
 SCENES = {"cat": photos.chelsea, "coffee": photos.coffee, "person": photos.astronaut, "rocket": photos.rocket}
+# Small pictures make a training of seconds; what is promised does not depend on their size.
+SMALL = ("--image-px", "64")
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -50,14 +57,96 @@ def photo_folder(tmp_path: Path) -> Callable[..., Path]:
     """
 
     def make(name: str = "photos", /, **n_photos: int) -> Path:
-        root = tmp_path / name
-        for label, n in (n_photos or dict.fromkeys(SCENES, 12)).items():
-            (root / label).mkdir(parents=True)
-            for number in range(n):
-                scene(label, number).save(root / label / f"{number}.jpg", quality=92)
-        return root
+        return make_photos(tmp_path / name, **n_photos)
 
     return make
+
+
+def make_photos(root: Path, **n_photos: int) -> Path:
+    """What ``photo_folder`` makes, at any place."""
+    for label, n in (n_photos or dict.fromkeys(SCENES, 12)).items():
+        (root / label).mkdir(parents=True)
+        for number in range(n):
+            scene(label, number).save(root / label / f"{number}.jpg", quality=92)
+    return root
+
+
+@pytest.fixture(scope="session")
+def one_thread() -> Iterator[None]:
+    """Tiny matrices on cores that have other work: two threads would mostly wait for each other."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", "1")
+        yield
+    torch.set_num_threads(before)
+
+
+@dataclass(frozen=True)
+class Done:
+    """A ``heeler`` command that ended."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        """The object on standard output."""
+        return json.loads(self.out)
+
+
+def run_heeler(*args: object) -> Done:
+    """Run a ``heeler`` command in this process."""
+    from heeler.cli import main
+
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        code = main([str(arg) for arg in args])
+    return Done(code, out.getvalue(), err.getvalue())
+
+
+def assert_clear(done: Done, code: int, *words: str) -> None:
+    """The command failed with this code, and its last words are one line of what and one line of what next."""
+    lines = done.err.splitlines()
+    assert done.code == code, done.err
+    assert "Traceback" not in done.err
+    assert [line[:8] for line in lines if line.startswith(("heeler: ", "  hint: "))] == ["heeler: ", "  hint: "]
+    assert lines[-2].startswith("heeler: ") and len(lines[-1]) > len("  hint: "), done.err
+    for word in words:
+        assert word in lines[-2], (word, lines[-2])
+
+
+@dataclass(frozen=True)
+class TrainedRun:
+    """A finished run: the photos, its folder, and what the command told."""
+
+    source: Path
+    run: Path
+    done: Done
+
+    @property
+    def model(self) -> Path:
+        """The bundle."""
+        return self.run / "model"
+
+
+@pytest.fixture(scope="session")
+def trained_run(tmp_path_factory: pytest.TempPathFactory, cache: Path, one_thread: None) -> TrainedRun:
+    """``heeler train --json`` of 48 photos and six things that are no photos to learn from; read it only."""
+    source = make_photos(tmp_path_factory.mktemp("trained") / "photos")
+    (source / "cat" / "broken.jpg").write_bytes((source / "cat" / "0.jpg").read_bytes()[:2000])
+    (source / "cat" / "notes.jpg").write_text("the cat is on the left")
+    (source / "coffee" / "same.jpg").write_bytes((source / "coffee" / "3.jpg").read_bytes())
+    (source / "person" / "list.txt").write_text("no photo")
+    (source / "person" / ".DS_Store").write_bytes(b"hidden")
+    os.mkfifo(source / "rocket" / "pipe.jpg")
+    run = source.parent / "run"
+    done = run_heeler("train", source, *SMALL, "--out", run, "--json")
+    assert done.code == 0, done.err
+    return TrainedRun(source, run, done)
 
 
 @pytest.fixture

@@ -37,7 +37,7 @@ def test_the_first_copy_stays() -> None:
     ]
 
 
-@pytest.mark.parametrize("order", itertools.permutations(["train", "valid", "test", None]))
+@pytest.mark.parametrize("order", [*itertools.permutations(["train", "valid", "test", None])])
 def test_the_copy_in_test_wins_then_the_one_in_valid(order: tuple[Part | None, ...]) -> None:
     copies = [photo(f"{number}", "cat", "1", part) for number, part in enumerate(order)]
     for best in ("test", "valid", None):
@@ -85,15 +85,28 @@ VARIANTS = {
     "a little brighter": lambda image: ImageEnhance.Brightness(image).enhance(1.1),
     "grey": lambda image: image.convert("L"),
 }
-MORE = ("brick", "camera", "cell", "coins", "grass", "gravel", "hubble_deep_field", "immunohistochemistry", "retina")
+MORE = (
+    "astronaut",
+    "brick",
+    "camera",
+    "cell",
+    "coins",
+    "grass",
+    "gravel",
+    "hubble_deep_field",
+    "immunohistochemistry",
+    "retina",
+)
 
 
 @pytest.fixture(scope="module")
 def different() -> list[Image.Image]:
     """Photos and pieces of photos, each another picture."""
     pieces = [scene(name, number) for name in SCENES for number in range(12)]
-    whole = [Image.fromarray(make()) for make in SCENES.values()]
-    return pieces + whole + [Image.fromarray(getattr(photos, name)()).convert("RGB") for name in MORE]
+    whole = [Image.fromarray(getattr(photos, name)()).convert("RGB") for name in MORE]
+    for image in whole:
+        image.thumbnail((400, 400))
+    return pieces + whole
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -158,11 +171,12 @@ def test_no_pair_of_close_hashes_is_missed_or_told_twice() -> None:
 def test_a_camera_that_stands_still_gives_no_more_pairs_than_needed(monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(0)
     scenes = miniatures([scene("cat", 0), scene("person", 0), scene("coffee", 0)]).astype(int)
-    frames = np.clip(scenes[np.arange(1200) % 3] + rng.normal(0, 4, (1200, 32, 32)), 0, 255).astype(np.uint8)
+    frames = np.clip(scenes[np.arange(1200) % 3] + rng.normal(0, 2, (1200, 32, 32)), 0, 255).astype(np.uint8)
     every = near_duplicates(frames)
     assert len(every) == 3 * 400 * 399 // 2
     monkeypatch.setattr(module, "MANY_PAIRS", 1000)
+    monkeypatch.setattr(module, "_HASH_PAIRS", 10_000)
     few = near_duplicates(frames)
-    assert len(few) < len(every) and set(few) < set(every)
+    assert len(few) < len(every) / 4 and set(few) < set(every)
     sets = module._components(np.array(few), 1200)
     assert [len(set(sets[start::3].tolist())) for start in range(3)] == [1, 1, 1] and len(set(sets.tolist())) == 3

@@ -65,8 +65,11 @@ __all__ = [
 
 
 def __getattr__(name: str) -> object:
-    """Load a public name on first use; the submodules of the same name stand behind ``check`` and ``train``."""
-    home = {
+    """Load a public name, and with it all that have the same home, on first use.
+
+    Importing ``heeler.train`` puts that module under the name of the function in it, which is what users mean.
+    """
+    homes = {
         "CheckResult": "heeler.records",
         "Classifier": "heeler.ship.predict",
         "Prediction": "heeler.records",
@@ -77,12 +80,12 @@ def __getattr__(name: str) -> object:
         "check": "heeler.check",
         "load": "heeler.ship.predict",
         "train": "heeler.train",
-    }.get(name)
-    if home is None:
+    }
+    if name not in homes:
         raise AttributeError(f"module 'heeler' has no attribute {name!r}")
-    value: object = getattr(importlib.import_module(home), name)
-    globals()[name] = value  # importing heeler.train put the module under this name; the function is what users mean
-    return value
+    module = importlib.import_module(homes[name])
+    globals().update({other: getattr(module, other) for other, home in homes.items() if home == homes[name]})
+    return globals()[name]
 
 
 def __dir__() -> list[str]:

@@ -178,12 +178,12 @@ def check(
     """
     _need(source, "a folder of photos, a table or an archive")
     colour = options.parse_colour(alpha)
-    import heeler.check as checking
+    from heeler.check import check as check_photos
     from heeler.errors import DataError
     from heeler.terminal import listener, print_check
 
     with listener() as on_event:
-        result = checking.check(
+        result = check_photos(
             source, labels=labels, nested=nested, group_by=group_by, test=test, valid=valid, seed=seed, alpha=colour,
             on_event=on_event,
         )  # fmt: skip
@@ -247,11 +247,11 @@ def doctor(json: options.Json = False, debug: options.Debug = False) -> int:
 
 
 def _train_and_tell(source: Path, settings: TrainOptions, *, json: bool, quiet: bool) -> int:
-    import heeler.train as training
     from heeler.terminal import listener, print_result
+    from heeler.train import train as train_photos
 
     with listener(quiet=quiet) as on_event:
-        result = training.train(source, settings, on_event)
+        result = train_photos(source, settings, on_event)
     if json:
         _print_json(result.to_json())
     else:

@@ -5,6 +5,7 @@ Each step is one call into one room; this is the only module that sees all four.
 
 from __future__ import annotations
 
+import shlex
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -18,6 +19,7 @@ from heeler.data.catalogue import read_source, write_catalogue
 from heeler.data.duplicates import near_duplicates
 from heeler.data.pixels import Pixels, read_photos
 from heeler.data.split import draw_folds, split_photos
+from heeler.errors import UsageError
 from heeler.files import write_bytes, write_json
 from heeler.judge.images import jpeg_bytes
 from heeler.judge.report import ReportContext, write_report
@@ -42,7 +44,7 @@ from heeler.records import (
     Split,
     ignore_events,
 )
-from heeler.runs import claim_run, discard_if_empty
+from heeler.runs import claim_run, discard_unfinished
 from heeler.ship.bundle import write_bundle
 from heeler.ship.card import model_card, versions
 from heeler.ship.rows import write_predictions
@@ -168,7 +170,7 @@ def train(source: Path, options: TrainOptions | None = None, on_event: OnEvent =
         settings = {**_settings(options, spec), "engine": engine, "split": photos.split.method}
         return write_everything(run, photos, verdict, tuned, spec, options, settings, clock)
     except BaseException:
-        discard_if_empty(run)
+        discard_unfinished(run)
         raise
 
 
@@ -182,6 +184,8 @@ def read_and_split(catalogue: Catalogue, spec: Preprocessing, options: TrainOpti
         split = split_photos(catalogue, pairs, test=options.test, valid=options.valid, seed=options.seed)
         for text in _split_notes(catalogue, split, pairs):
             tell(Note(text, "warning"))
+    if options.recipe.epochs and not len(split.test):
+        raise UsageError("--test 0 leaves no photo to judge a tuned network by", hint="use --test 0.1, or --epochs 0")
     number = {name: k for k, name in enumerate(catalogue.classes)}
     labels = np.array([number[photo.label] for photo in catalogue.usable], dtype=np.int64)
     return Photos(catalogue, pixels, pairs, split, labels)
@@ -291,7 +295,7 @@ def write_everything(
         classes=catalogue.classes,
         temperature=verdict.temperature,
         seconds={},
-        rates_per_s=clock.rates_per_s,
+        rates_per_s={"train_step": 0.0, **clock.rates_per_s},
         notes=tuple(clock.notes),
     )
     facts = {
@@ -346,11 +350,10 @@ def _report_context(
     options: TrainOptions,
     settings: dict[str, str],
 ) -> ReportContext:
-    usable, squares = photos.catalogue.usable, photos.pixels.rows
+    usable, squares, train_rows = photos.catalogue.usable, photos.pixels.rows, photos.split.train
     worst = [int(verdict.rows[loss.row]) for loss in verdict.scores.top_losses]
     thumbs = {usable[row].path: jpeg_bytes(square) for row, square in zip(worst, squares.take(worst), strict=True)}
-    shown = np.linspace(0, len(photos.split.train) - 1, min(SHEET_PHOTOS, len(photos.split.train))).astype(int)
-    sheet_rows = photos.split.train[np.unique(shown)]
+    sheet_rows = train_rows[np.linspace(0, len(train_rows) - 1, min(SHEET_PHOTOS, len(train_rows))).astype(int)]
     sheet = [
         (jpeg_bytes(square), usable[row].label)
         for row, square in zip(sheet_rows, squares.take(sheet_rows), strict=True)
@@ -364,7 +367,7 @@ def _report_context(
         n_by_class=Counter(photo.label for photo in usable),
         thumbnails=thumbs,
         sheet=sheet,
-        command=" ".join(options.command),
+        command=shlex.join(options.command),
         versions=versions(),
         settings=settings,
         seed=options.seed,
@@ -375,15 +378,12 @@ def _report_context(
 
 def _settings(options: TrainOptions, spec: Preprocessing) -> dict[str, str]:
     recipe = options.recipe
-    settings = {
+    return {
         "backbone": options.backbone,
         "image": f"{spec.image_px} px, {spec.fit}",
         "test and valid share": f"{options.test:g} and {options.valid:g}",
         "epochs": f"{recipe.epochs}",
-    }
-    if recipe.epochs:
-        settings["augment"] = recipe.augment
-    return settings
+    } | ({"augment": recipe.augment} if recipe.epochs else {})
 
 
 def _split_notes(catalogue: Catalogue, split: Split, pairs: Sequence[tuple[int, int]]) -> list[str]:

@@ -14,14 +14,15 @@ from heeler.records import ByteArray, Photo
 
 THUMBNAIL_PX = 32
 # Bits of 64 that may differ before a pair is not even looked at.
-HASH_RADIUS = 6
+HASH_RADIUS = 8
 # Correlation of the two miniatures from which a pair counts as one photo.
 MIN_CORRELATION = 0.985
 # Pairs beyond this many are found only where they join photos that no chain of pairs has joined yet: ten thousand
 # frames of a camera that stands still are fifty million pairs.
 MANY_PAIRS = 1 << 19
-# Miniatures compared at a time, so that memory stays small.
-_BLOCK = 8192
+# Hashes, and miniatures, compared at a time, so that memory stays small.
+_HASH_PAIRS = 1 << 20
+_THUMB_PAIRS = 1 << 13
 _PART_RANK = {"test": 0, "valid": 1, None: 2, "train": 3}
 
 
@@ -130,8 +131,8 @@ def near_duplicates(thumbs: ByteArray) -> list[tuple[int, int]]:
 def _alike(flat: NDArray[np.float32], pairs: NDArray[np.int64]) -> NDArray[np.int64]:
     """Those of (P, 2) pairs whose normalised miniatures (N, D) correlate."""
     found = [pairs[:0]]
-    for start in range(0, len(pairs), _BLOCK):
-        block = pairs[start : start + _BLOCK]
+    for start in range(0, len(pairs), _THUMB_PAIRS):
+        block = pairs[start : start + _THUMB_PAIRS]
         correlation = np.einsum("nd,nd->n", flat[block[:, 0]], flat[block[:, 1]])
         found.append(block[correlation >= MIN_CORRELATION])
     return np.concatenate(found)
@@ -161,7 +162,7 @@ def _close_hashes(hashes: NDArray[np.uint64], joined: NDArray[np.int64]) -> Iter
         starts = np.flatnonzero(np.diff(band[order])) + 1
         for block in np.split(order, starts):
             # Rows a few at a time: should all photos share one band, the matrix must not be N x N.
-            step = max(1, (1 << 20) // len(block))
+            step = max(1, _HASH_PAIRS // len(block))
             for top in range(0, len(block), step):
                 if (joined[block] == joined[block[0]]).all():
                     break

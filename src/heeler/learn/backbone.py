@@ -151,8 +151,9 @@ def _require_known(name: str) -> None:
 
     base, _, tag = name.partition(".")
     if not timm.is_model(base):
-        names = timm.list_models()
-        near = timm.list_models(f"*{base}*")[:3] or difflib.get_close_matches(base.lower(), names, 3)
+        part = base.lower()
+        near = timm.list_models(f"*{part}*")[:3] if part else []
+        near = near or difflib.get_close_matches(part, timm.list_models(), 3)
         hint = f"did you mean {', '.join(near)}?" if near else f"the default is {DEFAULT_BACKBONE}"
         raise UsageError(f"timm has no backbone called {name!r}", hint=hint)
     tagged = timm.list_pretrained(f"{base}.*")

@@ -26,8 +26,18 @@ from heeler.records import ByteArray, FloatArray
 EngineName = Literal["torch", "onnxruntime", "openvino"]
 Precision = Literal["fp32", "bf16", "fp16"]
 BATCH = 32
-# Relative distance to the fp32 features from which a faster precision is not trusted. EVIDENCE
-MAX_RELATIVE_ERROR = 0.05
+# Relative distance to the fp32 features from which a faster precision is not trusted: one below which the probe's error
+# does not change. Lite0's bf16 features in OpenVINO against fp32 ones, the same 5 folds, errors in % (photos that only
+# fp32, only bf16 got wrong):
+#     set         photos  distance   fp32   bf16
+#     ELPV         2,624     0.081  14.63  14.41  (27, 21)
+#     clothing     3,068     0.047  12.91  12.91  (7, 7)
+#     corn leaves    600     0.045   7.50   7.00  (5, 2)
+#     Imagewoof    2,257     0.036   5.80   5.85  (2, 3)
+# A head fitted on either and used on the other differs as little. With ELPV's differences multiplied, its error is
+# 14.79 at a distance of 0.16 (45, 49), 15.13 at 0.24 (63, 76), and first clearly worse at 0.32: 16.35 (65, 110). Taking
+# away the features' common mean, which a head ignores, raises all four distances alike and so decides nothing.
+MAX_RELATIVE_ERROR = 0.12
 # The same for fp32: engines differ by the order of their additions only, by 1e-6 as measured.
 MAX_EXACT_ERROR = 1e-4
 # Photos that an exported network is checked on: another number than it was exported with.

@@ -85,48 +85,41 @@ def fine_tune(
     accelerator = Accelerator(mixed_precision=_precision())
     model = copy.deepcopy(probe).to(memory_format=torch.channels_last)
     loop = _Loop(accelerator, accelerator.prepare(model), rows, torch.from_numpy(labels), spec, recipe)
-    best = (*loop.judge(valid), 0, copy.deepcopy(model.state_dict()))
+    best, best_epoch, best_state = loop.judge(valid), 0, copy.deepcopy(model.state_dict())
     history: list[Epoch] = []
-    rates = [0.0]
-    for phase in _phases(recipe):
-        steps = phase.epochs * math.ceil(len(train) / loop.batch_size)
-        loop.begin(phase, steps)
-        for _ in range(phase.epochs):
-            number = len(history) + 1
-            start = time.perf_counter()
-            loss = loop.epoch(train, number, on_event)
-            seconds = time.perf_counter() - start
-            if not math.isfinite(loss):
-                on_event(
-                    Note(f"epoch {number}: the loss is no longer finite; the best epoch before it is kept", "warning")
-                )
-                return _finish(model, best, history, rates)
-            error, valid_loss = loop.judge(valid)
-            if (error, valid_loss) < best[:2]:
-                best = (error, valid_loss, number, copy.deepcopy(model.state_dict()))
-            rates.append(len(train) / seconds if phase.name == "all" else 0.0)
-            history.append(
-                Epoch(
-                    epoch=number,
-                    epochs=sum(each.epochs for each in _phases(recipe)),
-                    phase=phase.name,
-                    train_loss=loss,
-                    valid_loss=valid_loss,
-                    valid_error=error,
-                    best_error=best[0],
-                    seconds=seconds,
-                    rate_per_s=len(train) / seconds,
-                )
+    phases = [phase for phase in _phases(recipe) for _ in range(phase.epochs)]
+    for number, phase in enumerate(phases, start=1):
+        if phase is not loop.phase:
+            loop.begin(phase, n_steps=phase.epochs * math.ceil(len(train) / loop.batch_size))
+        start = time.perf_counter()
+        loss = loop.epoch(train, number, on_event)
+        seconds = time.perf_counter() - start
+        if not math.isfinite(loss):
+            on_event(
+                Note(f"epoch {number}: the loss is not finite any more; the best epoch before it is kept", "warning")
             )
-            on_event(history[-1])
-    return _finish(model, best, history, rates)
-
-
-def _finish(
-    model: nn.Module, best: tuple[float, float, int, dict[str, Any]], history: list[Epoch], rates: list[float]
-) -> Tuned:
-    model.load_state_dict(best[3])
-    return Tuned(model.cpu().eval(), tuple(history), best[2], max(rates))
+            break
+        on_valid = loop.judge(valid)
+        if on_valid < best:
+            best, best_epoch, best_state = on_valid, number, copy.deepcopy(model.state_dict())
+        history.append(
+            Epoch(
+                epoch=number,
+                epochs=len(phases),
+                phase=phase.name,
+                train_loss=loss,
+                valid_loss=on_valid[1],
+                valid_error=on_valid[0],
+                best_error=best[0],
+                seconds=seconds,
+                rate_per_s=len(train) / seconds,
+            )
+        )
+        on_event(history[-1])
+    model.load_state_dict(best_state)
+    rates = [epoch.rate_per_s for epoch in history if epoch.phase == "all"]
+    model = model.cpu().to(memory_format=torch.contiguous_format).eval()
+    return Tuned(model, tuple(history), best_epoch, max(rates, default=0.0))
 
 
 def _phases(recipe: Recipe) -> tuple[_Phase, ...]:

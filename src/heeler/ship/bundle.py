@@ -11,25 +11,41 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import shutil
 import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save
 from torch import nn
 
 from heeler.errors import BundleError, HeelerError
-from heeler.files import canonical_json, disk_errors, fsync_folder, sha256_file, write_csv, write_json, write_text
+from heeler.files import (
+    canonical_json,
+    disk_errors,
+    fsync_folder,
+    sha256_file,
+    write_bytes,
+    write_csv,
+    write_json,
+    write_text,
+)
 from heeler.learn.backbone import load_state, size_options
-from heeler.records import Preprocessing
+from heeler.records import Fit, Preprocessing
 
 FORMAT = 1
 MANIFEST = "heeler.json"
 FILES = ("README.md", "classes.csv", "config.json", "model.safetensors")
 MAX_MANIFEST_BYTES = 64 << 20
 OWN_HASH = "sha256_of_this"
+# A manifest can be made up, hash and all; beyond these, preparing a single photo would fill the memory.
+MAX_IMAGE_PX = 8192
+MIN_CROP_PCT = 0.1
+AGAIN = "copy the whole folder again, or train the model again"
 
 
 @dataclass(frozen=True)
@@ -101,7 +117,7 @@ def write_bundle(
 
 
 def _write_files(folder: Path, model: Any, classes: tuple[str, ...], spec: Preprocessing, card: str) -> None:
-    from timm.models import save_for_hf
+    from timm.models._hub import save_config_for_hf  # save_for_hf would write the weights without an fsync
 
     crop_mode = {"crop": "center", "squash": "squash", "pad": "border"}[spec.fit]
     preprocessing = {
@@ -114,7 +130,10 @@ def _write_files(folder: Path, model: Any, classes: tuple[str, ...], spec: Prepr
     }
     config: dict[str, Any] = {"label_names": list(classes), "pretrained_cfg": preprocessing}
     options = size_options(model.pretrained_cfg["architecture"], spec.image_px)
-    save_for_hf(model, str(folder), model_config=config, model_args=options or None, safe_serialization=True)
+    save_config_for_hf(model, str(folder / "config.json"), model_config=config, model_args=options or None)
+    write_json(folder / "config.json", json.loads((folder / "config.json").read_bytes()))
+    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    write_bytes(folder / "model.safetensors", save(weights))
     write_csv(folder / "classes.csv", ("index", "class"), enumerate(classes))
     write_text(folder / "README.md", card)
 
@@ -128,18 +147,17 @@ def open_bundle(path: Path) -> Bundle:
     manifest = _read_manifest(path)
     _check_files(path, manifest)
     try:
-        classes = tuple(str(name) for name in manifest["classes"])
+        classes = _classes(manifest["classes"])
         spec = _spec(manifest["preprocessing"])
         temperature = float(manifest["temperature"])
-        model = _load_model(path, manifest["architecture"], len(classes), spec)
+        if not 0 < temperature < math.inf:
+            raise BundleError(f"a temperature of {temperature} makes no sense")
+        model = _load_model(path, manifest["architecture"], classes, spec)
     except HeelerError as error:
-        raise BundleError(f"{path}: {error.message}", hint="copy or train the model again") from error
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise BundleError(
-            f"{path / MANIFEST} lacks or garbles {error}", hint="copy or train the model again"
-        ) from error
-    if not 0 < temperature < float("inf"):
-        raise BundleError(f"{path / MANIFEST}: a temperature of {temperature} makes no sense")
+        raise BundleError(f"{path}: {error.message}", hint=AGAIN) from error
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, SafetensorError) as error:
+        # timm, torch and safetensors raise whatever fits when a file holds what heeler would not have written.
+        raise BundleError(f"{path} is not a model: {type(error).__name__}: {error}", hint=AGAIN) from error
     return Bundle(path, model, classes, spec, temperature, manifest)
 
 
@@ -151,7 +169,9 @@ def _read_manifest(path: Path) -> dict[str, Any]:
         )
         raise BundleError(f"{path} is not a heeler model: it has no {MANIFEST}", hint=hint)
     if file.stat().st_size > MAX_MANIFEST_BYTES:
-        raise BundleError(f"{file} has {file.stat().st_size:,} bytes; more than {MAX_MANIFEST_BYTES:,} are not read")
+        raise BundleError(
+            f"{file} has {file.stat().st_size:,} bytes; more than {MAX_MANIFEST_BYTES:,} are not read", hint=AGAIN
+        )
     text = file.read_bytes()
     try:
         manifest: dict[str, Any] = json.loads(text)
@@ -160,7 +180,7 @@ def _read_manifest(path: Path) -> dict[str, Any]:
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         right = False
     if not right:
-        raise BundleError(f"{file} was changed after it was written", hint="copy or train the model again")
+        raise BundleError(f"{file} was changed after it was written", hint=AGAIN)
     if manifest.get("format") != FORMAT:
         raise BundleError(
             f"{file} is of format {manifest.get('format')}; this heeler reads {FORMAT}", hint="pip install -U heeler"
@@ -171,29 +191,36 @@ def _read_manifest(path: Path) -> dict[str, Any]:
 def _check_files(path: Path, manifest: Mapping[str, Any]) -> None:
     hashes = manifest.get("files")
     if not isinstance(hashes, dict) or sorted(hashes) != sorted(FILES):
-        raise BundleError(f"{path / MANIFEST} does not list the files of a bundle")
+        raise BundleError(f"{path / MANIFEST} does not list the files of a model", hint=AGAIN)
     for entry in sorted(path.iterdir()):
         if entry.name not in (*FILES, MANIFEST) and not entry.name.startswith("."):
             raise BundleError(f"{entry} does not belong to the model", hint="move it out of the folder")
     for name in FILES:
         file = path / name
         if file.is_symlink() or not file.is_file():
-            raise BundleError(f"{file} is missing or a link", hint="copy the whole folder again")
+            raise BundleError(f"{file} is missing or a link", hint=AGAIN)
         if sha256_file(file) != hashes[name]:
-            raise BundleError(f"{file} was changed after it was written", hint="copy or train the model again")
+            raise BundleError(f"{file} was changed after it was written", hint=AGAIN)
 
 
-def _load_model(path: Path, architecture: str, n_classes: int, spec: Preprocessing) -> nn.Module:
+def _load_model(path: Path, architecture: str, classes: tuple[str, ...], spec: Preprocessing) -> nn.Module:
     import timm
-    from safetensors.torch import load_file
 
-    config = json.loads((path / "config.json").read_text(encoding="utf-8"))
-    if config.get("architecture") != architecture or config.get("num_classes") != n_classes:
-        raise BundleError(f"config.json names another architecture or class count than {MANIFEST}")
+    config = json.loads((path / "config.json").read_bytes())
+    told = (config.get("architecture"), config.get("num_classes"), tuple(config.get("label_names", ())))
+    if told != (architecture, len(classes), classes):
+        raise BundleError(f"config.json names another architecture or other classes than {MANIFEST}")
     if not timm.is_model(architecture):
-        raise BundleError(f"timm has no architecture {architecture!r}", hint="pip install -U timm")
-    model = timm.create_model(architecture, num_classes=n_classes, **size_options(architecture, spec.image_px))
-    state = load_file(path / "model.safetensors")
+        raise BundleError(f"the installed timm has no architecture {architecture!r}")
+    weights = path / "model.safetensors"
+    # Before the network is made: a count of classes that is made up could ask for more memory than there is.
+    head = f"{timm.models.get_pretrained_cfg(architecture).classifier}.weight"
+    with safe_open(weights, "pt") as tensors:
+        n_outputs = tensors.get_slice(head).get_shape()[0]
+    if n_outputs != len(classes):
+        raise BundleError(f"model.safetensors tells {n_outputs:,} classes apart and {MANIFEST} names {len(classes):,}")
+    model = timm.create_model(architecture, num_classes=n_outputs, **size_options(architecture, spec.image_px))
+    state = load_file(weights)
     extra = sorted(set(state) - set(model.state_dict()))
     if extra:
         raise BundleError(f"model.safetensors holds a tensor that the model lacks: {extra[0]}")
@@ -201,9 +228,27 @@ def _load_model(path: Path, architecture: str, n_classes: int, spec: Preprocessi
     return model.eval()  # type: ignore[no-any-return]
 
 
+def _classes(value: Any) -> tuple[str, ...]:
+    names = tuple(value) if isinstance(value, list) else ()
+    if len(names) < 2 or len(set(names)) < len(names) or not all(isinstance(name, str) for name in names):
+        raise BundleError(f"{MANIFEST} does not list two or more different classes")
+    return names
+
+
 def _spec(value: Mapping[str, Any]) -> Preprocessing:
     fields: dict[str, Any] = {name: tuple(item) if isinstance(item, list) else item for name, item in value.items()}
-    return Preprocessing(**fields)
+    spec = Preprocessing(**fields)
+    sane = (
+        (type(spec.image_px) is int and 0 < spec.image_px <= MAX_IMAGE_PX)
+        and (spec.fit in get_args(Fit) and spec.interpolation in ("bicubic", "bilinear"))
+        and MIN_CROP_PCT <= spec.crop_pct <= 1
+        and len(spec.mean) == len(spec.std) == len(spec.alpha) == 3
+        and all(0 <= mean <= 1 and 0 < std <= 1 for mean, std in zip(spec.mean, spec.std, strict=True))
+        and all(type(level) is int and 0 <= level <= 255 for level in spec.alpha)
+    )
+    if not sane:
+        raise BundleError(f"{MANIFEST} holds a preprocessing that makes no sense")
+    return spec
 
 
 def _own_hash(manifest: Mapping[str, Any]) -> str:

@@ -31,16 +31,16 @@ def model_card(name: str, result: RunResult, settings: Mapping[str, str]) -> str
     """
     scores = result.scores
     low, high = (f"{100 * value:.1f}" for value in scores.interval)
-    kept = (
-        "that had no part in training or choosing"
-        if scores.estimate == "test"
-        else "each judged by a head that did not see it"
-    )
+    judged = f"{scores.n:,} photos that had no part in training or choosing"
+    made = f"{result.n_train:,} photos; {result.n_valid:,} more chose between models and set the temperature"
+    if scores.estimate == "out-of-fold":
+        judged = f"{scores.n:,} photos, each judged by a model that had not learned from it"
+        made = f"all {scores.n:,} photos, since they are too few to keep some back; the temperature is out-of-fold too"
     rows = "\n".join(
         f"| {_cell(one.name)} | {one.support} | {100 * one.recall:.1f} % | {100 * one.precision:.1f} % |"
         for one in scores.per_class
     )
-    chosen = "\n".join(f"- {key}: {value}" for key, value in settings.items())
+    chosen = "\n".join(f"- {_cell(key)}: {_cell(value)}" for key, value in settings.items())
     return f"""---
 library_name: timm
 pipeline_tag: image-classification
@@ -52,7 +52,7 @@ tags:
 
 # {_cell(name)}: {len(result.classes)} classes
 
-Error **{100 * scores.error:.1f} %** (95 % interval {low} to {high} %) on {scores.n:,} photos {kept}.
+Error **{100 * scores.error:.1f} %** (95 % interval {low} to {high} %) on {judged}.
 Always guessing the largest class would be wrong {100 * scores.baseline_error:.1f} % of the time.
 
 | class | photos judged | found | right when named |
@@ -68,12 +68,13 @@ heeler.load("model").predict("photo.jpg")
 
 ```python
 import timm
-timm.create_model("local-dir:model")  # logits; divide by the temperature {result.temperature:.4g} before the softmax
+# Its outputs are logits: divide them by the temperature {result.temperature:.4g} before the softmax.
+timm.create_model("local-dir:model", pretrained=True)
 ```
 
 ## How it was made
 
-Trained with heeler on {result.n_train:,} photos; {result.n_valid:,} more chose between models and set the temperature.
+Trained with heeler on {made}.
 
 {chosen}
 
@@ -85,4 +86,4 @@ it means nothing.
 def _cell(text: str) -> str:
     """Somebody else's text inside a Markdown line: no markup, no line break, no table column."""
     plain = "".join(character if character.isprintable() else " " for character in text)
-    return "".join("\\" + character if character in "\\`*_{}[]<>#|!" else character for character in plain)
+    return "".join("\\" + character if character in "\\`*_{}[]<>#|!&~$" else character for character in plain)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -31,6 +32,7 @@ from heeler.ship.bundle import Bundle, open_bundle
 Source = str | Path | bytes | Image.Image | np.ndarray
 # Below this many photos, exporting and timing cost more than they save.
 FEW = BATCH
+KINDS = "give a path, bytes, a PIL image, or a uint8 array of shape (H, W, 3) in RGB"
 
 
 @dataclass(frozen=True)
@@ -61,14 +63,18 @@ class Classifier:
         Raises:
             UsageError: an input is of another kind, or an array of another shape or dtype.
         """
-        one = isinstance(photos, str | Path | bytes | Image.Image | np.ndarray)
-        sources: Iterable[Source] = [photos] if one else photos  # type: ignore[list-item,assignment]
-        return list(self.stream(sources, top=top))
+        if isinstance(photos, str | Path | bytes | Image.Image | np.ndarray):
+            photos = [photos]
+        elif not isinstance(photos, Iterable):
+            raise UsageError(f"a {type(photos).__name__} is no photo", hint=KINDS)
+        return list(self.stream(photos, top=top))
 
     def stream(
         self, photos: Iterable[Source], *, top: int = 3, on_event: OnEvent = ignore_events
     ) -> Iterator[Prediction]:
         """``predict`` for any number of photos: rows come as they are made, and memory does not grow."""
+        if top < 1:
+            raise UsageError(f"{top} classes cannot be named for a photo", hint="choose a top of 1 or more")
         waiting = iter(photos)
         first = list(islice(waiting, FEW + 1))
         engine: Engine | None = None
@@ -76,6 +82,11 @@ class Classifier:
         with ThreadPoolExecutor(n_cores()) as pool:
             sources = chain(first, waiting)
             while batch := list(islice(sources, BATCH)):
+                for source in batch:
+                    if isinstance(source, Image.Image):
+                        # Here and not in the pool: Pillow cannot load one image twice at the same time.
+                        with contextlib.suppress(Exception):  # met again, and told, where it is read
+                            source.load()
                 read = list(pool.map(self._read, batch))
                 squares = [square for square, _ in read if square is not None]
                 if squares and engine is None:
@@ -118,14 +129,13 @@ class Classifier:
         if isinstance(source, np.ndarray) and source.dtype == np.uint8 and source.ndim in (2, 3):
             rgb = np.repeat(source[:, :, None], 3, axis=2) if source.ndim == 2 else source
             if rgb.shape[2] == 3 and min(rgb.shape) > 0:
-                return fit_square(np.ascontiguousarray(rgb), spec)
+                return fit_square(
+                    np.require(rgb, requirements=["C", "W"]), spec
+                )  # torch warns of arrays it may not write to
         kind = (
             f"{source.dtype} array of shape {source.shape}" if isinstance(source, np.ndarray) else type(source).__name__
         )
-        raise UsageError(
-            f"a {kind} is no photo",
-            hint="give a path, bytes, a PIL image, or a uint8 array of shape (H, W, 3) in RGB",
-        )
+        raise UsageError(f"a {kind} is no photo", hint=KINDS)
 
 
 def load(path: str | Path) -> Classifier:
@@ -149,7 +159,11 @@ def load(path: str | Path) -> Classifier:
 def predict_paths(
     model: Path, paths: Iterable[str], *, top: int = 3, on_event: OnEvent = ignore_events
 ) -> Iterator[Prediction]:
-    """Rows for paths, in order, as ``Classifier.stream`` makes them; ``on_event`` is told of progress."""
+    """Rows for paths, in order, as ``Classifier.stream`` makes them; ``on_event`` is told of progress.
+
+    Raises:
+        BundleError: the model is damaged or not a bundle; at once, before the first row is asked for.
+    """
     classifier = load(model)
     on_event(Stage("classify", len(paths) if isinstance(paths, Sequence) else 0))
-    yield from classifier.stream(paths, top=top, on_event=on_event)
+    return classifier.stream(paths, top=top, on_event=on_event)
