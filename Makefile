@@ -29,7 +29,7 @@ $(VENV)/.installed-demo: pyproject.toml | $(BIN)/python
 	touch $@
 
 $(VENV)/.installed-dev: pyproject.toml | $(BIN)/python
-	$(BIN)/python -m pip install -q -e ".[demo,heic,openvino,dev]"
+	$(BIN)/python -m pip install -q -e ".[demo,heic,lite1,openvino,dev]"
 	touch $@
 
 clean:

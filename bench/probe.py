@@ -192,8 +192,8 @@ def _train(row: str, source: Path | None, settings: Settings, goals: dict[str, f
         warm: list[Measured] = []
         for _ in range(settings.repeats):
             with cold_cache() as cache:
-                for runs in (cold, warm):
-                    args = (*verb, "--out", cache / f"run-{len(runs)}-{len(warm)}", "--json")
+                for name, runs in (("first", cold), ("second", warm)):
+                    args = (*verb, "--out", cache / name, "--json")
                     runs.append(run_step(engine, "heeler", *args, cache=cache))
         answer = cold[-1].answer
         n_photos = answer["n_train"] + answer["n_valid"] + answer["n_test"]

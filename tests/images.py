@@ -11,6 +11,20 @@ import numpy as np
 from PIL import Image
 from skimage import data as photos
 
+# Classes that break a table, a page, a CSV or a terminal where they are not taken for mere names.
+HOSTILE_NAMES = (
+    "a,b",
+    'a "quoted" one',
+    "line\nbreak",
+    "ünïcödé 日本",
+    "| pipe | pipe |",
+    "**bold** [x](http://a.b)",
+    "<script>",
+    "# &amp; $x$",
+    "back\\",
+    "caf\udce9",
+)
+
 
 def cat() -> Image.Image:
     """A real photo, 451 x 300 pixels."""

@@ -166,11 +166,12 @@ def test_the_size_of_the_batch_does_not_matter(soft: heeler.Classifier, trained_
         assert_same(row, other)
 
 
-@pytest.mark.parametrize(("format", "within"), [("PNG", 1e-4), ("JPEG", 0.03)])
+@pytest.mark.parametrize(("format", "within"), [("PNG", 0.002), ("JPEG", 0.03)])
 def test_every_exif_orientation_gives_the_same_answer(
     soft: heeler.Classifier, tmp_path: Path, format: str, within: float
 ) -> None:
-    # A JPEG of a turned picture holds slightly other pixels; a PNG the same ones.
+    # A JPEG of a turned picture holds slightly other pixels. A PNG holds the same ones, and the two passes of a resize,
+    # each rounded to a whole level, come in the other order where it is turned afterwards.
     photo = cat().crop((20, 0, 436, 288))
     expected = soft.predict(photo, top=4)[0]
     sideways = soft.predict(photo.transpose(Image.Transpose.ROTATE_90), top=4)[0]

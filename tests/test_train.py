@@ -7,6 +7,7 @@ import csv
 import io
 import json
 import re
+import shlex
 import shutil
 import sys
 from collections.abc import Callable
@@ -24,41 +25,15 @@ from heeler.judge.advice import headline
 from heeler.judge.images import jpeg_bytes
 from heeler.judge.scores import scores_from_json
 
-FILES = {
-    "catalogue.csv",
-    "classes.csv",
-    "history.jsonl",
-    "model",
-    "predictions.csv",
-    "report.html",
-    "result.json",
-}
+FILES = {"catalogue.csv", "classes.csv", "history.jsonl", "model", "predictions.csv", "report.html", "result.json"}
 KEYS = {
-    "model",
-    "report",
-    "predictions",
-    "chosen",
-    "error",
-    "interval",
-    "n_train",
-    "n_valid",
-    "n_test",
-    "classes",
-    "seconds",
-    "rates_per_s",
-}
+    "model", "report", "predictions", "chosen", "error", "interval", "n_train", "n_valid", "n_test", "classes",
+    "seconds", "rates_per_s",
+}  # fmt: skip
 PROBE_STAGES = (
-    "list files",
-    "load backbone",
-    "decode",
-    "split",
-    "choose engine",
-    "features",
-    "probe",
-    "judge",
-    "write model",
+    "list files", "load backbone", "decode", "split", "choose engine", "features", "probe", "judge", "write model",
     "write report",
-)
+)  # fmt: skip
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -159,8 +134,22 @@ def test_few_photos_are_judged_out_of_fold_and_every_page_says_so(trained_run: T
     card = (trained_run.model / "README.md").read_text()
     assert "48 photos, each judged by a model that had not learned from it" in card
     assert "Trained with heeler on all 48 photos" in card
-    told = run_heeler("train", trained_run.source, *SMALL, "--out", trained_run.run.parent / "told", "--quiet").out
-    assert "out-of-fold" in told.splitlines()[0]
+
+
+def test_people_are_told_the_error_and_the_next_command(trained_run: TrainedRun, tmp_path: Path) -> None:
+    done = run_heeler("train", trained_run.source, *SMALL, "--out", tmp_path / "run", "--quiet")
+    assert done.code == 0
+    lines = done.out.splitlines()
+    assert lines[0].startswith(f"error {100 * trained_run.done.json['error']:.1f} % (95 % interval ")
+    assert "out-of-fold" in lines[0]
+    for name in ("model", "report.html", "predictions.csv"):
+        assert any(line.endswith(str(tmp_path / "run" / name)) for line in lines)
+    words = shlex.split(lines[-1])
+    assert words[:3] == ["heeler", "predict", str(tmp_path / "run" / "model")]
+    words[3:] = [str(trained_run.source / "coffee" / "0.jpg"), "--out", str(tmp_path / "predictions.csv")]
+    assert run_heeler(*words[1:]).code == 0
+    assert rows_of(tmp_path / "predictions.csv")[0]["label"] == "coffee"
+    assert [line[:9] for line in done.err.splitlines()] == ["warning: "]
 
 
 def test_the_report_shows_the_headline_and_pictures_that_open(trained_run: TrainedRun) -> None:

@@ -55,13 +55,21 @@ def check(
         clock.count("decode", pixels.n_decoded)
     with clock.stage("duplicates", unit=""):
         pairs = near_duplicates(pixels.thumbs)
-    problems = find_problems(catalogue)
-    parts: list[Part] = []
-    if not problems:
-        try:
-            parts = split_photos(catalogue, pairs, test=test, valid=valid, seed=seed).part_of()
-        except DataError as error:
-            problems = [error.message]
+    problems, parts = find_problems(catalogue), []
+    try:
+        parts = [] if problems else split_photos(catalogue, pairs, test=test, valid=valid, seed=seed).part_of()
+    except DataError as error:
+        problems = [error.message]
+    return _result(catalogue, pairs, parts, problems, clock)
+
+
+def _result(
+    catalogue: Catalogue,
+    pairs: Sequence[tuple[int, int]],
+    parts: Sequence[Part],
+    problems: Sequence[str],
+    clock: Clock,
+) -> CheckResult:
     usable = catalogue.usable
     counts = Counter(photo.label for photo in usable)
     exact = exact_duplicates(catalogue)

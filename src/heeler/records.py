@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -48,8 +49,9 @@ class Preprocessing:
 
     @property
     def resize_px(self) -> int:
-        """Side that the resize aims at, in pixels: the short one for ``crop``, else both or the long one."""
-        return round(self.image_px / self.crop_pct) if self.fit == "crop" else self.image_px
+        """Side that the resize aims at, in pixels (rounded as timm does): the short one for ``crop``, else both or the
+        long one."""
+        return math.floor(self.image_px / self.crop_pct) if self.fit == "crop" else self.image_px
 
     def pixel_key(self) -> str:
         """Key of everything that decides the uint8 pixels (not std; mean only in padding)."""

@@ -18,14 +18,14 @@ from heeler.clock import Clock
 from heeler.data.catalogue import read_source, write_catalogue
 from heeler.data.duplicates import near_duplicates
 from heeler.data.pixels import Pixels, read_photos
-from heeler.data.split import draw_folds, split_photos
+from heeler.data.split import draw_folds, split_notes, split_photos
 from heeler.errors import UsageError
 from heeler.files import write_bytes, write_json
 from heeler.judge.images import jpeg_bytes
 from heeler.judge.report import ReportContext, write_report
 from heeler.judge.scores import fit_temperature, score, scores_to_json, softmax
 from heeler.learn.backbone import DEFAULT_BACKBONE, Backbone, load_backbone, with_head
-from heeler.learn.features import compute_features, feature_engine
+from heeler.learn.features import compute_features, feature_engine, known_features
 from heeler.learn.network import network_logits
 from heeler.learn.probe import N_FOLDS, fit_probe
 from heeler.learn.tune import Tuned, fine_tune
@@ -182,7 +182,7 @@ def read_and_split(catalogue: Catalogue, spec: Preprocessing, options: TrainOpti
     with clock.stage("split", unit="") as tell:
         pairs = near_duplicates(pixels.thumbs)
         split = split_photos(catalogue, pairs, test=options.test, valid=options.valid, seed=options.seed)
-        for text in _split_notes(catalogue, split, pairs):
+        for text in split_notes(catalogue, split, pairs):
             tell(Note(text, "warning"))
     if options.recipe.epochs and not len(split.test):
         raise UsageError("--test 0 leaves no photo to judge a tuned network by", hint="use --test 0.1, or --epochs 0")
@@ -192,8 +192,13 @@ def read_and_split(catalogue: Catalogue, spec: Preprocessing, options: TrainOpti
 
 
 def all_features(photos: Photos, backbone: Backbone, spec: Preprocessing, clock: Clock) -> tuple[FloatArray, str]:
-    """Features (N, D) of every photo, and the engine that the machine ran fastest."""
+    """Features (N, D) of every photo, and the engine that computed them: the fastest on this machine."""
     names = [photo.sha256 for photo in photos.catalogue.usable]
+    known = known_features(backbone, spec, names)
+    if known is not None:
+        with clock.stage("features", total=len(names)):
+            clock.count("features", 0)
+        return known[0], f"{known[1]}, from an earlier run"
     with clock.stage("choose engine", unit=""):
         engine = feature_engine(backbone, spec, photos.pixels.rows)
     with clock.stage("features", total=len(names)) as tell:
@@ -384,16 +389,3 @@ def _settings(options: TrainOptions, spec: Preprocessing) -> dict[str, str]:
         "test and valid share": f"{options.test:g} and {options.valid:g}",
         "epochs": f"{recipe.epochs}",
     } | ({"augment": recipe.augment} if recipe.epochs else {})
-
-
-def _split_notes(catalogue: Catalogue, split: Split, pairs: Sequence[tuple[int, int]]) -> list[str]:
-    """What the user should know of duplicates that their own parts do not keep apart."""
-    parts, usable = split.part_of(), catalogue.usable
-    across = [(i, j) for i, j in pairs if parts[i] != parts[j]]
-    if not across:
-        return []
-    i, j = across[0]
-    return [
-        f"{len(across)} pairs of near duplicates lie in different parts of yours, such as {usable[i].path} "
-        f"({parts[i]}) and {usable[j].path} ({parts[j]}): the error may look lower than it is"
-    ]

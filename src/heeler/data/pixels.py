@@ -28,7 +28,7 @@ from heeler.files import cache_root, n_cores, read_regular, require_space, write
 from heeler.records import ByteArray, Catalogue, Note, OnEvent, Photo, Preprocessing, Progress
 
 # Raise when decoding changes what it makes of the same bytes.
-DECODE_VERSION = 1
+DECODE_VERSION = 2
 CHUNK = 16
 # A file changed within this time of being read may change again without its times showing it.
 SETTLED_NS = 2_000_000_000
@@ -197,7 +197,7 @@ def _verdict_notes(catalogue: Catalogue) -> list[str]:
     if unreadable:
         first = unreadable[0]
         more = f" and {len(unreadable) - 1} more" if len(unreadable) > 1 else ""
-        notes.append(f"{len(unreadable)} unreadable: {first.path} {first.reason}{more} (all in catalogue.csv)")
+        notes.append(f"{len(unreadable)} unreadable: {first.path} {first.reason}{more}")
     conflicts = [photo for photo in catalogue.photos if photo.reason.startswith("same bytes, other class")]
     if conflicts:
         notes.append(

@@ -77,6 +77,34 @@ def split_photos(
     return Split(arrays["train"], arrays["valid"], arrays["test"], method=method, key=short_hash(names))
 
 
+def split_notes(catalogue: Catalogue, split: Split, pairs: Sequence[tuple[int, int]]) -> list[str]:
+    """What the user should know of a split: look-alikes in different parts, classes that a part lacks.
+
+    Args:
+        catalogue: whose usable photos were split.
+        split: as ``split_photos`` made it.
+        pairs: near duplicates, as indices into ``catalogue.usable``.
+    """
+    parts, usable = split.part_of(), catalogue.usable
+    notes = []
+    across = [(i, j) for i, j in pairs if parts[i] != parts[j]]
+    if across:
+        i, j = across[0]
+        notes.append(
+            f"{len(across)} pairs of near duplicates lie in different parts of yours, such as {usable[i].path} "
+            f"({parts[i]}) and {usable[j].path} ({parts[j]}): the error may look lower than it is"
+        )
+    for part, rows in (("test", split.test), ("valid", split.valid)):
+        missing = sorted(set(catalogue.classes) - {usable[row].label for row in rows}) if len(rows) else []
+        if missing:
+            more = f" and {len(missing) - 1} more classes" if len(missing) > 1 else ""
+            notes.append(
+                f"no photo of {missing[0]!r}{more} is in the {part} part: "
+                "its photos look alike, are one group, or are too few to share out"
+            )
+    return notes
+
+
 def find_problems(catalogue: Catalogue) -> list[str]:
     """Why training cannot start with these photos, worst first; empty where it can."""
     counts = Counter(photo.label for photo in catalogue.usable)

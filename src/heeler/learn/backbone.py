@@ -7,11 +7,12 @@ with ``weights_only=True``.
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import hashlib
 import importlib.util
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -118,27 +119,51 @@ def load_backbone(name: str, *, weights: Path | None = None, image_px: int | Non
         image_px: side of the input in pixels, for architectures that must know it.
 
     Raises:
-        UsageError: timm does not know the name, the head is not linear, or the file does not fit.
+        UsageError: timm does not know the name, the head is not linear, or the file or the size does not fit.
         ResourceError: the weights are not on this machine and no hub could be reached.
     """
-    import timm
 
     _require_known(name)
-    options = size_options(name, image_px)
+    with _size_errors(name, image_px):
+        model = _with_weights(name, weights, size_options(name, image_px)).eval()
+        if image_px:
+            with torch.inference_mode():
+                features_of(model, torch.zeros(1, 3, image_px, image_px))
+    classifier = model.get_classifier()
+    n_features = classifier.in_features if isinstance(classifier, nn.Linear) else int(model.head_hidden_size)
+    return Backbone(name, model, default_spec(model, image_px), n_features, _weights_key(name, model))
+
+
+def _with_weights(name: str, weights: Path | None, options: dict[str, Any]) -> Any:
+    import timm
+
     if weights is not None:
         model = timm.create_model(name)
         load_state(model, _read_safetensors(weights), source=str(weights))
         if options:
             model.set_input_size(**options)
-    elif name in EMBEDDED:
+        return model
+    if name in EMBEDDED:
         model = timm.create_model(name, **options)
         load_state(model, _embedded_state(name), source=EMBEDDED[name].package)
-    else:
-        model = timm.create_model(name, pretrained=True, pretrained_cfg_overlay={"file": _from_hub(name)}, **options)
-    model.eval()
-    classifier = model.get_classifier()
-    n_features = classifier.in_features if isinstance(classifier, nn.Linear) else int(model.head_hidden_size)
-    return Backbone(name, model, default_spec(model, image_px), n_features, _weights_key(name, model))
+        return model
+    return timm.create_model(name, pretrained=True, pretrained_cfg_overlay={"file": _from_hub(name)}, **options)
+
+
+@contextlib.contextmanager
+def _size_errors(name: str, image_px: int | None) -> Iterator[None]:
+    """Take what an architecture raises at a size of the user's as a no to that size."""
+    try:
+        yield
+    except HeelerError:
+        raise
+    except Exception as error:
+        if image_px is None:
+            raise
+        raise UsageError(
+            f"{name} cannot work on photos of {image_px} px",
+            hint="leave out --image-px, try a multiple of 32, or choose another --backbone",
+        ) from error
 
 
 def _require_known(name: str) -> None:

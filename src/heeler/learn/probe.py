@@ -96,7 +96,8 @@ def fit_probe(features: FloatArray, labels: IntArray, n_classes: int, folds: Int
         scale = 1 / torch.sqrt((spread + 1e-6) * (x.std(correction=0) + 1e-6))
         x = (x - mean) * scale
         covariance = sum(pool.map(lambda rows: x[rows].T @ x[rows], _chunks(len(x))), torch.zeros(())) / len(x)
-        variances, axes = torch.linalg.eigh(covariance)
+        # In double precision: with few or nearly equal photos, float32 does not converge.
+        variances, axes = (part.float() for part in torch.linalg.eigh(covariance.double()))
         kept = variances >= NO_VARIANCE * variances[-1]
         variances, axes = variances[kept].clamp_min(0), axes[:, kept]
         rotated = torch.cat(list(pool.map(lambda rows: x[rows] @ axes, _chunks(len(x)))))

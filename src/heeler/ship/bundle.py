@@ -17,11 +17,10 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
-from torch import nn
 
 from heeler.errors import BundleError, HeelerError
 from heeler.files import (
@@ -36,6 +35,9 @@ from heeler.files import (
 )
 from heeler.learn.backbone import load_state, size_options
 from heeler.records import Fit, Preprocessing
+
+if TYPE_CHECKING:
+    from torch import nn
 
 FORMAT = 1
 MANIFEST = "heeler.json"
@@ -128,10 +130,13 @@ def _write_files(folder: Path, model: Any, classes: tuple[str, ...], spec: Prepr
         "crop_pct": spec.crop_pct if spec.fit == "crop" else 1.0,
         "crop_mode": crop_mode,
     }
-    config: dict[str, Any] = {"label_names": list(classes), "pretrained_cfg": preprocessing}
+    names: dict[str, Any] = {"label_names": list(classes)}
     options = size_options(model.pretrained_cfg["architecture"], spec.image_px)
-    save_config_for_hf(model, str(folder / "config.json"), model_config=config, model_args=options or None)
-    write_json(folder / "config.json", json.loads((folder / "config.json").read_bytes()))
+    save_config_for_hf(model, str(folder / "config.json"), model_config=names, model_args=options or None)
+    config = json.loads((folder / "config.json").read_bytes())
+    # Here and not through timm's options, which older releases do not merge with the rest.
+    config["pretrained_cfg"].update(preprocessing)
+    write_json(folder / "config.json", config)
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     write_bytes(folder / "model.safetensors", save(weights))
     write_csv(folder / "classes.csv", ("index", "class"), enumerate(classes))

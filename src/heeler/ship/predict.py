@@ -12,8 +12,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from heeler.data.decode import decode, to_rgb
-from heeler.data.square import fit_square
+from heeler.data.decode import decode, fit_square, to_rgb
 from heeler.errors import UnreadableError, UsageError
 from heeler.files import n_cores, read_regular
 from heeler.learn.engines import BATCH, Engine
