@@ -20,7 +20,7 @@ from conftest import scene, snapshot
 from heeler.data import pixels as module
 from heeler.data.catalogue import read_source
 from heeler.data.decode import decode
-from heeler.data.duplicates import near_duplicates
+from heeler.data.duplicates import near_duplicates, thumbnails
 from heeler.data.pixels import Pixels, read_photos
 from heeler.errors import ResourceError
 from heeler.records import Catalogue, Event, Note, Preprocessing, Progress, ignore_events
@@ -70,13 +70,10 @@ def test_one_pass_completes_the_catalogue(photo_folder: Folder) -> None:
     assert events == [Progress(done) for done in range(11)]
 
 
-def test_a_miniature_is_the_grey_mean_of_its_area(photo_folder: Folder) -> None:
+def test_each_photo_has_the_miniature_of_its_square(photo_folder: Folder) -> None:
     _, pixels = read(photo_folder(cat=3))
-    squares = pixels.rows.take([0, 1, 2]).astype(np.float64)
-    grey = squares @ (0.299, 0.587, 0.114)
-    means = grey.reshape(3, 32, 2, 32, 2).mean(axis=(2, 4))
-    assert pixels.thumbs.dtype == np.uint8
-    assert np.abs(pixels.thumbs - means).max() <= 0.501
+    np.testing.assert_array_equal(pixels.thumbs, thumbnails(pixels.rows.take([0, 1, 2])))
+    assert len(np.unique(pixels.thumbs.reshape(3, -1), axis=0)) == 3
 
 
 def test_a_second_run_decodes_nothing_and_opens_nothing(photo_folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -165,13 +165,7 @@ def _read_all(
 def _read_chunk(
     chunk: list[tuple[Photo, tuple[int, ...]]], spec: Preprocessing, store: RowStore, thumbs: RowStore
 ) -> list[_Read]:
-    reads = [_read_one(photo, stat, spec, store, thumbs) for photo, stat in chunk]
-    fresh = [i for i, read in enumerate(reads) if read.pixels is not None]
-    if fresh:
-        minis = thumbnails(np.stack([reads[i].pixels for i in fresh]))  # type: ignore[misc]
-        for i, thumb in zip(fresh, minis, strict=True):
-            reads[i] = replace(reads[i], thumb=thumb)
-    return reads
+    return [_read_one(photo, stat, spec, store, thumbs) for photo, stat in chunk]
 
 
 def _read_one(photo: Photo, stat: tuple[int, ...], spec: Preprocessing, store: RowStore, thumbs: RowStore) -> _Read:
@@ -187,7 +181,7 @@ def _read_one(photo: Photo, stat: tuple[int, ...], spec: Preprocessing, store: R
     except UnreadableError as error:
         return _Read(replace(photo, sha256=sha256, status="unreadable", reason=error.message))
     complete = _completed(photo, sha256, (made.width_px, made.height_px, made.format))
-    return _Read(complete, stat, made.pixels)
+    return _Read(complete, stat, made.pixels, thumbnails(made.pixels[None])[0])
 
 
 def _verdict_notes(catalogue: Catalogue) -> list[str]:
