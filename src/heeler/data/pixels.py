@@ -30,6 +30,8 @@ from heeler.records import ByteArray, Catalogue, Note, OnEvent, Photo, Preproces
 # Raise when decoding changes what it makes of the same bytes.
 DECODE_VERSION = 2
 CHUNK = 16
+# Chunks that each core may be ahead of the disk: 256 photos, 40 MB at 224 px.
+AHEAD = 16
 # A file changed within this time of being read may change again without its times showing it.
 SETTLED_NS = 2_000_000_000
 
@@ -149,8 +151,9 @@ def _read_all(
     in_hand: set[str] = set()
     try:
         with ThreadPoolExecutor(n_workers) as pool:
-            # Enough ahead to keep the cores busy, too little to fill the memory.
-            waiting = deque(pool.submit(_read_chunk, c, spec, store, thumbs) for c in islice(chunks, 4 * n_workers))
+            # Enough ahead to keep the cores busy while rows are put on disk, too little to fill the memory.
+            ahead = AHEAD * n_workers
+            waiting = deque(pool.submit(_read_chunk, c, spec, store, thumbs) for c in islice(chunks, ahead))
             while waiting:
                 reads = waiting.popleft().result()
                 waiting.extend(pool.submit(_read_chunk, c, spec, store, thumbs) for c in islice(chunks, 1))
