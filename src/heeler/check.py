@@ -17,7 +17,7 @@ from heeler.records import Catalogue, CheckResult, OnEvent, Part, Photo, Preproc
 
 
 def check(
-    source: Path,
+    source: str | Path,
     *,
     labels: Path | None = None,
     nested: bool = False,
@@ -49,7 +49,7 @@ def check(
     """
     clock = Clock(on_event)
     with clock.stage("list files", unit="files"):
-        catalogue = read_source(source, labels=labels, nested=nested, group_by=group_by)
+        catalogue = read_source(Path(source), labels=labels, nested=nested, group_by=group_by)
     with clock.stage("decode", total=len(catalogue.usable)) as tell:
         catalogue, pixels = read_photos(catalogue, replace(Preprocessing(), alpha=alpha), tell)
         clock.count("decode", pixels.n_decoded)

@@ -129,7 +129,7 @@ class Verdict:
     scores: Scores
 
 
-def train(source: Path, options: TrainOptions | None = None, on_event: OnEvent = ignore_events) -> RunResult:
+def train(source: str | Path, options: TrainOptions | None = None, on_event: OnEvent = ignore_events) -> RunResult:
     """Learn to tell the classes of a source apart, and measure how well.
 
     Args:
@@ -145,7 +145,7 @@ def train(source: Path, options: TrainOptions | None = None, on_event: OnEvent =
         DataError: the photos cannot be learnt from; nothing is left behind.
         ResourceError: the disk is full, or weights cannot be had.
     """
-    options = options or TrainOptions()
+    source, options = Path(source), options or TrainOptions()
     clock = Clock(on_event)
     with clock.stage("list files", unit="files"):
         catalogue = read_source(source, labels=options.labels, nested=options.nested, group_by=options.group_by)
