@@ -11,8 +11,9 @@ import importlib.util
 import queue
 import time
 import warnings
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -68,10 +69,22 @@ class Engine:
     rate_per_s: float = 0.0
 
     def run(self, batches: Iterable[ByteArray]) -> Iterator[FloatArray]:
-        """Outputs of each batch, in order; a batch may be larger than ``BATCH``."""
-        for batch in batches:
-            outputs = [self.forward(batch[start : start + BATCH]) for start in range(0, len(batch), BATCH)]
-            yield outputs[0] if len(outputs) == 1 else np.concatenate(outputs)
+        """Outputs of each batch, in order; a batch may be larger than ``BATCH``.
+
+        The next batch is read and the last outputs are used while the engine computes, so neither makes it wait.
+        """
+        with ThreadPoolExecutor(1) as worker:
+            waiting: deque[Future[FloatArray]] = deque()
+            for batch in batches:
+                waiting.append(worker.submit(self._whole, batch))
+                if len(waiting) > 1:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+
+    def _whole(self, batch: ByteArray) -> FloatArray:
+        outputs = [self.forward(batch[start : start + BATCH]) for start in range(0, len(batch), BATCH)]
+        return outputs[0] if len(outputs) == 1 else np.concatenate(outputs)
 
 
 def pick_engine(net: nn.Module, key: str, sample: ByteArray, *, exact: bool = False) -> Engine:
@@ -89,12 +102,12 @@ def pick_engine(net: nn.Module, key: str, sample: ByteArray, *, exact: bool = Fa
     """
     usable = _gpu_engines(net, exact) if torch.cuda.is_available() else _cpu_engines(net, key, sample, exact)
     reference = usable[0]
-    engines = [_timed(reference, sample)]
+    engines = [reference]
     for engine in usable[1:]:
         limit = MAX_EXACT_ERROR if engine.precision == "fp32" else MAX_RELATIVE_ERROR
         if relative_error(engine, reference, sample) <= limit:
-            engines.append(_timed(engine, sample))
-    return max(engines, key=lambda engine: engine.rate_per_s)
+            engines.append(engine)
+    return max((_timed(engine, sample) for engine in engines), key=lambda engine: engine.rate_per_s)
 
 
 def _gpu_engines(net: nn.Module, exact: bool) -> list[Engine]:
@@ -263,9 +276,8 @@ def _exported(net: nn.Module, key: str, sample: ByteArray) -> tuple[Path, Engine
 
 
 def _timed(engine: Engine, sample: ByteArray) -> Engine:
-    """The engine with its rate: best of two batches after one to warm up."""
+    """The engine with its rate: the best of two batches, since the check before has warmed it up."""
     batch = sample[:BATCH]
-    engine.forward(batch)
     best_s = min(_seconds(engine, batch) for _ in range(2))
     return replace(engine, rate_per_s=len(batch) / best_s)
 

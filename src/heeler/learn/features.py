@@ -58,9 +58,9 @@ def compute_features(
     done = len(names) - len(missing)
     on_event(Progress(done))
     with store.writer() as writer:
-        for start in range(0, len(missing), BATCH):
-            wanted = missing[start : start + BATCH]
-            for i, row in zip(wanted, next(engine.run([rows.take(wanted)])), strict=True):
+        batches = [missing[start : start + BATCH] for start in range(0, len(missing), BATCH)]
+        for wanted, outputs in zip(batches, engine.run(rows.take(batch) for batch in batches), strict=True):
+            for i, row in zip(wanted, outputs, strict=True):
                 writer.append(names[i], row)
             done += len(wanted)
             on_event(Progress(done))

@@ -59,11 +59,11 @@ def network_logits(model: Any, spec: Preprocessing, rows: Rows, wanted: IntArray
         (n, K) float32.
     """
     engine = logit_engine(model, spec, rows.take(wanted[:BATCH]))
-    outputs = []
-    for start in range(0, len(wanted), BATCH):
-        batch = wanted[start : start + BATCH]
-        outputs.append(engine.forward(rows.take(batch)))
-        on_event(Progress(start + len(batch)))
+    batches = [wanted[start : start + BATCH] for start in range(0, len(wanted), BATCH)]
+    outputs: list[FloatArray] = []
+    for logits in engine.run(rows.take(batch) for batch in batches):
+        outputs.append(logits)
+        on_event(Progress(min(len(wanted), len(outputs) * BATCH)))
     return np.concatenate(outputs)
 
 
