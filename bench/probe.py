@@ -20,7 +20,7 @@ from typing import Any
 from large_photos import make_large_photos
 from processes import Measured, cold_cache, machine, pin_to_cores, run_step, warn_if_busy
 
-N_LARGE_PHOTOS = 120
+N_LARGE_PHOTOS = 240
 N_HELP_RUNS = 11
 
 

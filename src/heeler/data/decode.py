@@ -160,6 +160,8 @@ def open_image(data: bytes) -> Opened:
         image = _plugin(kind)(io.BytesIO(data))
         width, height = image.size
         _require_size(width, height)
+        if isinstance(image, JpegImagePlugin.JpegImageFile):
+            image.decodermaxblock = len(data)  # in one piece, without a copy
         if isinstance(image, TiffImagePlugin.TiffImageFile):
             orientation = 1  # this plugin gives the upright size and turns the pixels itself
             if width * height > (Image.MAX_IMAGE_PIXELS or MAX_PIXELS):
