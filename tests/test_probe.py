@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -304,3 +306,24 @@ def test_features_that_are_no_numbers(value: float) -> None:
     with pytest.raises(HeelerError, match="of 2 of 60 photos are not finite") as caught:
         fit_probe(features, labels, 2, folds)
     assert "--backbone" in caught.value.hint
+
+
+def test_no_blas_is_left_with_threads_of_its_own() -> None:
+    """A BLAS that loads after the limit keeps its threads, and they spin: the first fit then took twice as long."""
+    code = """
+import numpy as np
+from threadpoolctl import threadpool_info
+from heeler.learn import probe
+seen = []
+data_term = probe._data_term
+def spy(*args):
+    seen.append([pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"])
+    return data_term(*args)
+probe._data_term = spy
+rng = np.random.default_rng(0)
+labels = np.arange(60) % 2
+probe.fit_probe(rng.standard_normal((60, 8), dtype=np.float32), labels, 2, np.arange(60) // 12)
+assert len(seen[0]) >= 1 and all(set(pools) == {1} for pools in seen), seen[0]
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

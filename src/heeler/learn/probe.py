@@ -128,6 +128,7 @@ def _pool() -> Iterator[ThreadPoolExecutor]:
 
     Theirs spin while they wait: on two cores with other work on them, a fit that takes 6 s of one core took 22 to 32 s.
     """
+    import scipy.optimize  # noqa: F401 - only a BLAS that is loaded already can be limited
     from threadpoolctl import threadpool_limits
 
     n_threads = torch.get_num_threads()
