@@ -198,6 +198,9 @@ def openvino_engine(path: Path, precision: Precision) -> Engine:
     requests: queue.SimpleQueue[Any] = queue.SimpleQueue()
     for _ in range(n_threads):
         requests.put(compiled.create_infer_request())
+    # The first answer sets up something in OpenVINO's Python layer that two threads at once can wait for forever.
+    photos = np.zeros([PIECE, *(size.get_length() for size in shape)], np.uint8)
+    compiled.create_infer_request().infer([photos], share_inputs=True)[0].copy()
 
     def forward(piece: ByteArray) -> FloatArray:
         request = requests.get()
