@@ -1,132 +1,601 @@
-"""The loop on real photos and the real backbone at 64 px: what it changes, what it keeps, and that it learns."""
+"""The loop on real photos: what it changes, keeps and undoes, when it ends, and that it learns."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from conftest import SCENES, scene
-from heeler.data.rows import Rows, RowStore
-from heeler.learn.backbone import Backbone, load_backbone, with_head
-from heeler.learn.tune import Tuned, fine_tune, layer_groups
-from heeler.records import Epoch, Event, Head, Note, Recipe, ignore_events
+from heeler.data.rows import Rows
+from heeler.errors import HeelerError, ResourceError
+from heeler.learn import schedule, tune, weights, worker
+from heeler.learn.backbone import load_backbone, with_head
+from heeler.learn.checkpoint import read_checkpoint
+from heeler.learn.tune import Tuned, fine_tune
+from heeler.records import Epoch, Event, Head, Note, Progress, Recipe, ignore_events
+from tiny import LABELS, N_CLASSES, PX, SPEC, TRAIN, VALID, difference, exact, network, store
 
-PX = 64
-N_EACH = 12
-
-
-@pytest.fixture(scope="module")
-def backbone() -> Backbone:
-    return load_backbone("tf_efficientnet_lite0", image_px=PX)
+FIXED = Recipe(epochs=2, frozen_epochs=1, batch_size=12, lr=2e-2)
 
 
 @pytest.fixture(scope="module")
 def rows(tmp_path_factory: pytest.TempPathFactory) -> Rows:
-    """Twelve pieces of each of four photos, class after class."""
-    return _store(tmp_path_factory.mktemp("rows"))
+    return store(tmp_path_factory.mktemp("rows"))
 
 
-def _store(folder: Path) -> Rows:
-    store = RowStore(folder, (PX, PX, 3), "uint8")
-    names = []
-    with store.writer() as writer:
-        for label in SCENES:
-            for number in range(N_EACH):
-                names.append(f"{label}{number}")
-                writer.append(names[-1], np.asarray(scene(label, number).resize((PX, PX)).convert("RGB")))
-    return store.view(names)
+@pytest.fixture(autouse=True, scope="module")
+def comparable() -> Iterator[None]:
+    with exact():
+        yield
 
 
-LABELS = np.repeat(np.arange(len(SCENES)), N_EACH)
-VALID = np.arange(0, len(LABELS), 4)
-TRAIN = np.setdiff1d(np.arange(len(LABELS)), VALID)
+def tune_it(rows: Rows, recipe: Recipe, on_event: Any = ignore_events, probe: Any = None, **options: Any) -> Tuned:
+    return fine_tune(probe or network(), rows, LABELS, TRAIN, VALID, SPEC, recipe, on_event, **options)
 
 
-def _start(backbone: Backbone) -> torch.nn.Module:
-    """A head that knows nothing: every class gets the same logit."""
-    head = Head(np.zeros((len(SCENES), backbone.n_features), np.float32), np.zeros(len(SCENES), np.float32))
-    return with_head(backbone, head)
+def notes_of(events: list[Event]) -> list[str]:
+    return [event.text for event in events if isinstance(event, Note)]
 
 
-def _tune(backbone: Backbone, rows: Rows, recipe: Recipe, on_event=ignore_events) -> tuple[Tuned, torch.nn.Module]:
-    probe = _start(backbone)
-    return fine_tune(probe, rows, LABELS, TRAIN, VALID, replace(backbone.spec, image_px=PX), recipe, on_event), probe
+def moved(before: Any, after: Any) -> set[str]:
+    state = after.state_dict()
+    return {key for key, value in before.state_dict().items() if not torch.equal(value, state[key])}
 
 
-def test_it_learns_and_keeps_the_best_epoch(backbone: Backbone, rows: Rows) -> None:
+def test_the_real_backbone_learns_and_its_best_is_kept(rows: Rows) -> None:
+    backbone = load_backbone("tf_efficientnet_lite0", image_px=PX)
+    head = Head(np.zeros((N_CLASSES, backbone.n_features), np.float32), np.zeros(N_CLASSES, np.float32))
     events: list[Event] = []
-    recipe = Recipe(epochs=3, frozen_epochs=1, batch_size=8, lr=4e-3, augment="photo")
-    tuned, _ = _tune(backbone, rows, recipe, events.append)
+    recipe = Recipe(epochs=3, frozen_epochs=1, batch_size=8, lr=4e-3)
+    tuned = tune_it(rows, recipe, events.append, with_head(backbone, head))
     assert [epoch.phase for epoch in tuned.history] == ["head", "all", "all", "all"]
+    assert [(epoch.epoch, epoch.epochs) for epoch in tuned.history] == [(1, 4), (2, 4), (3, 4), (4, 4)]
     assert [event for event in events if isinstance(event, Epoch)] == list(tuned.history)
-    best = tuned.history[tuned.best_epoch - 1]
-    assert best.valid_error == min(epoch.valid_error for epoch in tuned.history) == tuned.history[-1].best_error
-    assert best.valid_error <= 0.25  # guessing is wrong three times in four
+    best = min(tuned.history, key=lambda epoch: (epoch.valid_loss, epoch.valid_error))
+    assert tuned.best_epoch == best.epoch
+    assert tuned.history[-1].best_error == best.valid_error <= 0.25  # guessing is wrong three times in four
     assert tuned.rate_per_s > 0
+    assert tuned.n_epochs == 4
+    assert not tuned.stopped and not tuned.stopped_early
+    done = [event.done for event in events if isinstance(event, Progress)]
+    assert done == sorted(done) and done[-1] == 4 * len(TRAIN)
 
 
-def test_the_source_network_is_left_as_it_was(backbone: Backbone, rows: Rows) -> None:
-    tuned, probe = _tune(backbone, rows, Recipe(epochs=1, frozen_epochs=0, batch_size=16))
-    fresh = _start(backbone).state_dict()
-    assert all(torch.equal(value, fresh[key]) for key, value in probe.state_dict().items())
-    assert any(not torch.equal(value, fresh[key]) for key, value in tuned.model.state_dict().items())
+def test_the_source_network_is_left_as_it_was(rows: Rows) -> None:
+    probe = network()
+    tuned = tune_it(rows, FIXED, probe=probe)
+    assert not moved(network(), probe)
+    assert moved(probe, tuned.model)
+    assert not probe.training
 
 
-def test_the_head_phase_moves_the_head_alone(backbone: Backbone, rows: Rows) -> None:
-    tuned, probe = _tune(backbone, rows, Recipe(epochs=0, frozen_epochs=1, batch_size=8))
-    before, after = probe.state_dict(), tuned.model.state_dict()
-    moved = {key for key in before if not torch.equal(before[key], after[key])}
+def test_the_head_phase_moves_the_head_alone(rows: Rows) -> None:
+    tuned = tune_it(rows, replace(FIXED, epochs=0, bn="training"))
     assert tuned.best_epoch == 1
-    assert moved == {"classifier.weight", "classifier.bias"}
+    assert moved(network(), tuned.model) == {"classifier.weight", "classifier.bias"}
+    assert all(parameter.requires_grad for parameter in tuned.model.parameters())
 
 
-def test_batch_statistics_stay(backbone: Backbone, rows: Rows) -> None:
-    tuned, probe = _tune(backbone, rows, Recipe(epochs=1, frozen_epochs=0, batch_size=16))
-    before = {key: value for key, value in probe.state_dict().items() if "running" in key}
-    after = tuned.model.state_dict()
-    assert before
-    assert all(torch.equal(value, after[key]) for key, value in before.items())
+def test_batch_statistics_stay_or_are_learnt(rows: Rows) -> None:
+    statistics = {key for key in network().state_dict() if "running" in key}
+    assert statistics
+    kept = tune_it(rows, replace(FIXED, frozen_epochs=0, bn="inference"))
+    assert not statistics & moved(network(), kept.model)
+    learnt = tune_it(rows, replace(FIXED, frozen_epochs=0, bn="training"))
+    assert statistics <= moved(network(), learnt.model)
 
 
-def test_a_loss_that_is_not_finite_keeps_what_was_best(backbone: Backbone, rows: Rows) -> None:
-    events: list[Event] = []
-    tuned, probe = _tune(backbone, rows, Recipe(epochs=3, frozen_epochs=0, batch_size=8, lr=1e30), events.append)
-    assert tuned.best_epoch == 0
-    start, end = probe.state_dict(), tuned.model.state_dict()
-    assert all(torch.equal(value, end[key]) for key, value in start.items())
-    notes = [event for event in events if isinstance(event, Note)]
-    assert len(notes) == 1
-    assert "not finite" in notes[0].text
-
-
-def test_the_same_seed_gives_the_same_weights(backbone: Backbone, rows: Rows) -> None:
-    n_threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        recipe = Recipe(epochs=1, frozen_epochs=0, batch_size=16, seed=7)
-        once, again, other = (_tune(backbone, rows, one)[0] for one in (recipe, recipe, replace(recipe, seed=8)))
-    finally:
-        torch.set_num_threads(n_threads)
-    assert [epoch.train_loss for epoch in once.history] == [epoch.train_loss for epoch in again.history]
-    assert [epoch.train_loss for epoch in once.history] != [epoch.train_loss for epoch in other.history]
-    first, second = once.model.state_dict(), again.model.state_dict()
-    assert all(torch.equal(value, second[key]) for key, value in first.items())
-
-
-def test_layer_groups_hold_each_parameter_once_and_end_with_the_head(backbone: Backbone) -> None:
-    groups = layer_groups(backbone.model)
-    flat = [id(parameter) for group in groups for parameter in group]
-    assert sorted(flat) == sorted(id(parameter) for parameter in backbone.model.parameters())
-    assert [id(one) for one in groups[-1]] == [id(one) for one in backbone.model.get_classifier().parameters()]
-    assert id(backbone.model.conv_stem.weight) in {id(one) for one in groups[0]}
-
-
-def test_the_tuned_network_is_plain(backbone: Backbone, rows: Rows) -> None:
-    tuned, _ = _tune(backbone, rows, Recipe(epochs=0, frozen_epochs=1, batch_size=8))
+def test_the_tuned_network_is_plain(rows: Rows) -> None:
+    tuned = tune_it(rows, replace(FIXED, epochs=1, frozen_epochs=0))
     assert not tuned.model.training
     assert all(tensor.is_contiguous() for tensor in tuned.model.state_dict().values())
     assert all(tensor.device.type == "cpu" for tensor in tuned.model.state_dict().values())
+
+
+def test_the_same_seed_gives_the_same_weights_and_leaves_chance_alone(rows: Rows) -> None:
+    recipe = replace(FIXED, epochs=1, mixup=0.4, ema_decay=0.5, seed=7)
+    torch.manual_seed(1)
+    once, again, other = (tune_it(rows, one) for one in (recipe, recipe, replace(recipe, seed=8)))
+    drawn = torch.rand(3)
+    torch.manual_seed(1)
+    assert torch.equal(drawn, torch.rand(3))
+    assert [epoch.train_loss for epoch in once.history] == [epoch.train_loss for epoch in again.history]
+    assert [epoch.train_loss for epoch in once.history] != [epoch.train_loss for epoch in other.history]
+    assert not moved(once.model, again.model)
+
+
+# What is judged.
+
+
+def judged(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int, float, dict[str, torch.Tensor]]]:
+    """From now on, the kind, epoch, loss and weights of each network that is judged."""
+    found = []
+    enter = weights.Contest.enter
+
+    def watched(self: Any, model: Any, kind: str, epoch: int) -> tuple[float, float]:
+        loss, error = enter(self, model, kind, epoch)  # type: ignore[arg-type]
+        found.append((kind, epoch, loss, weights.plain_state(model)))
+        return loss, error
+
+    monkeypatch.setattr(weights.Contest, "enter", watched)
+    return found
+
+
+@pytest.mark.parametrize("bn", ["inference", "training"])
+def test_the_winner_has_the_lowest_loss_of_all_that_were_judged(
+    rows: Rows, monkeypatch: pytest.MonkeyPatch, bn: Any
+) -> None:
+    found = judged(monkeypatch)
+    tuned = tune_it(rows, replace(FIXED, ema_decay=0.9, bn=bn))
+    kinds = [kind for kind, *_ in found]
+    assert kinds == ["raw", *["raw", "ema"] * 3, *["average"] * (3 if bn == "inference" else 1)]
+    kind, epoch, _, state = min(found, key=lambda one: one[2])
+    assert (tuned.kind, tuned.best_epoch) == (kind, epoch)
+    assert all(torch.equal(value, state[key]) for key, value in tuned.model.state_dict().items())
+    assert [epoch.ema_loss for epoch in tuned.history] == [loss for kind, _, loss, _ in found if kind == "ema"]
+
+
+def test_averages_lie_between_the_start_and_the_best(rows: Rows, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = judged(monkeypatch)
+    tune_it(rows, FIXED)
+    start = network().state_dict()
+    best = min((one for one in found if one[0] == "raw"), key=lambda one: one[2])[3]
+    averages = [state for kind, *_, state in found if kind == "average"]
+    for alpha, state in zip((0.5, 0.25, 0.75), averages, strict=True):
+        for key, value in state.items():
+            if value.is_floating_point():
+                torch.testing.assert_close(value, (1 - alpha) * start[key] + alpha * best[key], rtol=1e-4, atol=1e-6)
+
+
+def test_the_running_average_follows_weights_and_statistics(rows: Rows, monkeypatch: pytest.MonkeyPatch) -> None:
+    steps: list[dict[str, torch.Tensor]] = []
+    update = weights.Weights.update
+
+    def watched(self: Any, share: float, n_before: int) -> None:
+        update(self, share, n_before)
+        steps.append(weights.plain_state(self.model))
+
+    monkeypatch.setattr(weights.Weights, "update", watched)
+    found = judged(monkeypatch)
+    tune_it(rows, replace(FIXED, frozen_epochs=0, ema_decay=0.3, bn="training"))
+    expected = {key: value.double() for key, value in network().state_dict().items()}
+    for n, state in enumerate(steps):
+        decay = min(0.3, (1 + n) / (10 + n))
+        expected = {key: decay * value + (1 - decay) * state[key].double() for key, value in expected.items()}
+    last = [state for kind, *_, state in found if kind == "ema"][-1]
+    statistics = 0
+    for key, value in last.items():
+        if value.is_floating_point():
+            torch.testing.assert_close(value.double(), expected[key], rtol=1e-4, atol=1e-5)
+            statistics += "running" in key
+    assert statistics
+
+
+def test_a_start_that_answers_no_numbers_is_refused(rows: Rows) -> None:
+    probe = network()
+    torch.nn.init.constant_(probe.get_classifier().bias, math.nan)
+    with pytest.raises(HeelerError, match="not finite"):
+        tune_it(rows, FIXED, probe=probe)
+
+
+# How a batch is made.
+
+
+def test_training_sees_its_own_size_and_judging_the_photos(rows: Rows) -> None:
+    probe, seen = network(), set()
+    probe.register_forward_pre_hook(lambda module, inputs: seen.add((module.training, inputs[0].shape[-1])))
+    tune_it(rows, replace(FIXED, epochs=1, train_px=48), probe=probe)
+    assert seen == {(True, 48), (False, PX)}
+
+
+def test_mixup_mixes_photos_and_labels_by_the_same_shares(rows: Rows, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Photos of one colour each, the class as its brightness: a mixed photo shows how its label must be mixed."""
+    shades = np.array([30, 90, 150, 210])
+
+    class Shades:
+        def take(self, wanted: Any) -> np.ndarray:
+            return np.tile(shades[LABELS[wanted]].astype(np.uint8)[:, None, None, None], (1, PX, PX, 3))
+
+    probe, batches, targets = network(), [], []
+
+    def look(module: Any, inputs: Any) -> None:
+        if module.training:
+            batches.append(inputs[0].mean((1, 2, 3)) * 0.5 + 0.5)
+
+    probe.register_forward_pre_hook(look)
+    loss = worker.cross_entropy
+
+    def watched(logits: Any, target: Any, **options: Any) -> Any:
+        targets.append(target)
+        return loss(logits, target, **options)
+
+    monkeypatch.setattr(worker, "cross_entropy", watched)
+    tune_it(Shades(), Recipe(epochs=1, frozen_epochs=0, batch_size=7, augment="none", mixup=1.0), probe=probe)  # type: ignore[arg-type]
+    mixed = 0
+    for batch, target in zip(batches, targets, strict=True):
+        torch.testing.assert_close(target.sum(1), torch.ones(len(target)))
+        torch.testing.assert_close(batch, target @ torch.from_numpy(shades / 255).float(), rtol=0, atol=1e-3)
+        mixed += int((target.max(1).values < 0.99).sum())
+    assert mixed > len(TRAIN) / 3
+
+
+# Memory.
+
+
+def too_large(n_most: int, from_call: int, training: bool, error: Exception) -> tuple[Any, list[int]]:
+    """A network that raises for more than ``n_most`` photos from its so-manieth call in this mode on."""
+    probe, sizes = network(), []
+
+    def check(module: Any, inputs: Any) -> None:
+        if module.training == training:
+            sizes.append(len(inputs[0]))
+            if len(sizes) >= from_call and len(inputs[0]) > n_most:
+                raise error
+
+    probe.register_forward_pre_hook(check)
+    return probe, sizes
+
+
+FULL = [
+    torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+    RuntimeError("[enforce fail at alloc_cpu.cpp:117] . DefaultCPUAllocator: can't allocate memory: you tried"),
+    MemoryError(),
+]
+
+
+@pytest.mark.parametrize("error", FULL, ids=lambda error: type(error).__name__)
+@pytest.mark.parametrize("from_call", [1, 5])
+def test_too_little_memory_for_a_batch_changes_nothing_but_the_pieces(
+    rows: Rows, from_call: int, error: Exception
+) -> None:
+    recipe = replace(FIXED, mixup=0.3)
+    plain = tune_it(rows, recipe)
+    probe, sizes = too_large(4, from_call, True, error)
+    events: list[Event] = []
+    tuned = tune_it(rows, recipe, events.append, probe)
+    assert difference(tuned.model, plain.model) < 1e-5
+    assert [epoch.train_loss for epoch in tuned.history] == pytest.approx([epoch.train_loss for epoch in plain.history])
+    assert sizes[from_call - 1 : from_call + 4] == [12, 6, 3, 3, 3]
+    assert len(notes_of(events)) == 2
+    assert "12 photos at once, so 6" in notes_of(events)[0] and "still 12 photos" in notes_of(events)[0]
+
+
+def test_too_little_memory_for_judging(rows: Rows) -> None:
+    plain = tune_it(rows, FIXED)
+    for from_call in (1, 3):
+        probe, sizes = too_large(5, from_call, False, FULL[0])
+        events: list[Event] = []
+        tuned = tune_it(rows, FIXED, events.append, probe)
+        assert difference(tuned.model, plain.model) < 1e-5
+        assert [epoch.valid_error for epoch in tuned.history] == [epoch.valid_error for epoch in plain.history]
+        assert max(sizes[from_call + 5 :]) == 4
+        assert all(text.startswith("judging: out of memory") for text in notes_of(events))
+
+
+def test_statistics_are_not_learnt_twice_from_a_step_that_is_done_again(rows: Rows) -> None:
+    """The first photos of the attempt that failed had been seen."""
+    recipe = replace(FIXED, epochs=1, frozen_epochs=0, bn="training")
+    halves, _ = too_large(6, 1, True, FULL[0])
+    probe, calls = network(), []
+
+    def check(module: Any, inputs: Any) -> None:
+        calls.append(len(inputs[0]))
+        if module.training and len(inputs[0]) > 6:
+            raise FULL[0]
+
+    probe.blocks[-1].register_forward_pre_hook(check)  # by then the first layers have learnt their statistics
+    first, second = tune_it(rows, recipe, probe=halves), tune_it(rows, recipe, probe=probe)
+    assert calls
+    assert difference(first.model, second.model) == 0
+
+
+def test_memory_that_is_too_small_for_one_photo(rows: Rows) -> None:
+    probe, _ = too_large(0, 1, True, FULL[0])
+    with pytest.raises(ResourceError, match="too small") as caught:
+        tune_it(rows, FIXED, probe=probe)
+    assert caught.value.hint
+
+
+def test_other_errors_are_not_taken_for_a_full_memory(rows: Rows) -> None:
+    probe, sizes = too_large(0, 1, True, RuntimeError("expected scalar type Half"))
+    with pytest.raises(RuntimeError, match="scalar type"):
+        tune_it(rows, FIXED, probe=probe)
+    assert len(sizes) == 1
+
+
+# Numbers that are not finite.
+
+
+def poisoned(monkeypatch: pytest.MonkeyPatch, calls: set[int]) -> list[float]:
+    """From now on the losses of these calls, counted from 1, are no numbers; all losses as they come."""
+    losses: list[float] = []
+    loss = worker.cross_entropy
+
+    def poison(*args: Any, **options: Any) -> Any:
+        value = loss(*args, **options)
+        losses.append(float(value.detach()))
+        return value * math.nan if len(losses) in calls else value
+
+    monkeypatch.setattr(worker, "cross_entropy", poison)
+    return losses
+
+
+def rates(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """From now on the share of the peak rate of each update."""
+    shares: list[float] = []
+    update = weights.Weights.update
+    monkeypatch.setattr(
+        weights.Weights,
+        "update",
+        lambda self, share, n_before: (shares.append(share), update(self, share, n_before))[1],
+    )
+    return shares
+
+
+def test_a_loss_that_is_no_number_goes_back_at_half_the_rates(rows: Rows, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe, events = replace(FIXED, epochs=3, frozen_epochs=0), []
+    with monkeypatch.context() as patch:
+        plain_losses, plain_shares = poisoned(patch, set()), rates(patch)
+        tune_it(rows, recipe)
+    losses, shares = poisoned(monkeypatch, {5}), rates(monkeypatch)  # the second step of the second epoch
+    tuned = tune_it(rows, recipe, events.append)
+    assert losses[:5] == plain_losses[:5]
+    assert losses[5] == losses[3]  # the first step of the second epoch again, from the same weights
+    assert shares[:4] == plain_shares[:4]
+    assert shares[4:] == pytest.approx([share / 2 for share in plain_shares[3:]])
+    assert [text for text in notes_of(events) if "not finite" in text and "half the rates" in text]
+    assert [epoch.epoch for epoch in tuned.history] == [1, 2, 3]
+    assert all(math.isfinite(epoch.train_loss) for epoch in tuned.history)
+
+
+def test_going_back_twice_is_enough(rows: Rows, monkeypatch: pytest.MonkeyPatch) -> None:
+    events: list[Event] = []
+    recipe = replace(FIXED, epochs=3, frozen_epochs=0)
+    losses = poisoned(monkeypatch, set(range(5, 100)))
+    tuned = tune_it(rows, recipe, events.append)
+    assert len(losses) == 4 + 3
+    assert tuned.best_epoch in (0, 1)
+    assert len(notes_of(events)) == 3
+    assert "best so far is kept" in notes_of(events)[-1]
+
+
+@pytest.mark.parametrize("in_folder", [False, True])
+def test_an_absurd_rate_keeps_the_start(rows: Rows, tmp_path: Path, in_folder: bool) -> None:
+    events: list[Event] = []
+    recipe = replace(FIXED, epochs=3, frozen_epochs=0, lr=1e30)
+    tuned = tune_it(rows, recipe, events.append, folder=tmp_path if in_folder else None)
+    assert (tuned.best_epoch, tuned.kind) == (0, "raw")
+    assert not moved(network(), tuned.model)
+    assert len(notes_of(events)) == 3
+    assert all("not finite" in text for text in notes_of(events))
+
+
+def test_a_weight_that_is_no_number_is_seen_before_it_is_kept(rows: Rows, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last step of the first epoch breaks a weight; no loss follows that would tell."""
+    update, n_updates = weights.Weights.update, []
+
+    def breaks(self: Any, share: float, n_before: int) -> None:
+        update(self, share, n_before)
+        n_updates.append(n_before)
+        if len(n_updates) == 3:
+            with torch.no_grad():
+                self.model.conv_stem.weight[0, 0, 0, 0] = math.inf
+
+    monkeypatch.setattr(weights.Weights, "update", breaks)
+    events: list[Event] = []
+    tuned = tune_it(rows, replace(FIXED, epochs=2, frozen_epochs=0), events.append)
+    assert n_updates == [0, 1, 2, 0, 1, 2, 3, 4, 5]
+    assert ["a weight is not finite" in text for text in notes_of(events)] == [True]
+    assert all(value.isfinite().all() for value in tuned.model.state_dict().values())
+
+
+# Checkpoints and stopping.
+
+
+@pytest.fixture
+def saves_always(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(schedule, "CHECKPOINT_EVERY_S", 0.0)
+    monkeypatch.setattr(schedule, "SAVE_SHARE", math.inf)
+
+
+def stop_after(n_steps: int) -> Callable[[], bool]:
+    asked: list[int] = []
+
+    def stop() -> bool:
+        asked.append(1)
+        return len(asked) >= n_steps
+
+    return stop
+
+
+FULL_STATE = replace(FIXED, bn="training", ema_decay=0.9, mixup=0.4)
+
+
+@pytest.mark.parametrize("n_steps", [1, 3, 4, 6, 9])
+def test_a_stopped_run_goes_on_to_the_same_bits(rows: Rows, tmp_path: Path, n_steps: int) -> None:
+    """Inside the head's epoch, at its end, inside and at the ends of the others."""
+    whole = tune_it(rows, FULL_STATE)
+    part = tune_it(rows, FULL_STATE, folder=tmp_path, stop=stop_after(n_steps))
+    assert part.stopped
+    assert part.n_epochs == pytest.approx(n_steps / 3)
+    events: list[Event] = []
+    tuned = tune_it(rows, FULL_STATE, events.append, folder=tmp_path, resume=True)
+    assert difference(tuned.model, whole.model) == 0
+    assert not tuned.stopped
+    assert (tuned.kind, tuned.best_epoch, tuned.n_epochs) == (whole.kind, whole.best_epoch, whole.n_epochs)
+    timeless = [[replace(epoch, seconds=0, rate_per_s=0) for epoch in one.history] for one in (tuned, whole)]
+    assert timeless[0] == timeless[1]
+    assert "goes on from a checkpoint" in notes_of(events)[0]
+
+
+def test_a_finished_run_resumes_to_itself(rows: Rows, tmp_path: Path, saves_always: None) -> None:
+    once = tune_it(rows, FULL_STATE, folder=tmp_path)
+    again = tune_it(rows, FULL_STATE, folder=tmp_path, resume=True)
+    assert difference(once.model, again.model) == 0
+    assert again.history == once.history
+
+
+def test_stopping_gives_the_best_so_far(rows: Rows, tmp_path: Path) -> None:
+    at_once = tune_it(rows, FIXED, folder=tmp_path, stop=stop_after(1))
+    assert (at_once.stopped, at_once.best_epoch, at_once.history) == (True, 0, ())
+    assert not moved(network(), at_once.model)
+    later = tune_it(rows, FIXED, stop=stop_after(7))
+    assert [epoch.epoch for epoch in later.history] == [1, 2]
+    assert later.best_epoch in (1, 2)
+
+
+@pytest.mark.parametrize("change", ["recipe", "photos", "labels", "valid", "weights", "spec"])
+def test_a_checkpoint_of_another_run_is_not_used(rows: Rows, tmp_path: Path, change: str) -> None:
+    tune_it(rows, FIXED, folder=tmp_path, stop=stop_after(4))
+    recipe, labels, train, valid, probe, spec = FIXED, LABELS, TRAIN, VALID, network(), SPEC
+    if change == "recipe":
+        recipe = replace(FIXED, seed=1)
+    elif change == "photos":
+        train = TRAIN[:-1]
+    elif change == "labels":
+        labels = np.roll(LABELS, 1)
+    elif change == "valid":
+        valid = VALID[1:]
+    elif change == "weights":
+        probe = network(seed=1)
+    else:
+        spec = replace(SPEC, mean=(0.4, 0.4, 0.4))
+    events: list[Event] = []
+    options = {"folder": tmp_path, "resume": True, "stop": stop_after(1)}
+    tuned = fine_tune(probe, rows, labels, train, valid, spec, recipe, events.append, **options)  # type: ignore[arg-type]
+    assert "starts anew" in notes_of(events)[0]
+    assert 0 < tuned.n_epochs < 1
+
+
+def test_a_run_that_is_not_resumed_forgets_the_one_before(rows: Rows, tmp_path: Path) -> None:
+    tune_it(rows, FIXED, folder=tmp_path, stop=stop_after(7))
+    tune_it(rows, FIXED, folder=tmp_path, stop=stop_after(2))
+    found = read_checkpoint(tmp_path)
+    assert found is not None
+    assert (found.facts["cursor"]["epoch"], found.facts["cursor"]["step"]) == (1, 2)
+
+
+def test_a_full_disk_ends_nothing(
+    rows: Rows, mount: Callable[..., Path], saves_always: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = tune_it(rows, FULL_STATE)
+    folder = mount("-t", "tmpfs", "-o", "size=8m", "tmpfs")
+    events: list[Event] = []
+    written: list[int] = []
+    write = tune.write_checkpoint
+
+    def fills_up(place: Path, checkpoint: Any) -> None:
+        if len(written) == 3:
+            with pytest.raises(OSError, match="No space"), (folder / "film").open("wb", buffering=0) as file:
+                while True:
+                    file.write(bytes(1 << 14))
+        write(place, checkpoint)
+        written.append(checkpoint.facts["cursor"]["step"])
+
+    monkeypatch.setattr(tune, "write_checkpoint", fills_up)
+    tuned = tune_it(rows, FULL_STATE, events.append, folder=folder / "run")
+    assert difference(tuned.model, whole.model) == 0
+    assert len(written) == 3
+    assert ["disk is full" in text for text in notes_of(events)] == [True]
+    (folder / "film").unlink()
+    monkeypatch.undo()
+    resumed = tune_it(rows, FULL_STATE, folder=folder / "run", resume=True)
+    assert difference(resumed.model, whole.model) == 0
+
+
+# Timed runs: the network's own work moves the clock.
+
+
+class Clock:
+    """0.02 s for each photo learnt from, 0.005 s for each photo judged, 0.3 s before anything."""
+
+    def __init__(self) -> None:
+        self.now_s = 50.0
+
+    def perf_counter(self) -> float:
+        return self.now_s
+
+    def network(self) -> Any:
+        probe = network()
+
+        def work(module: Any, inputs: Any) -> None:
+            self.now_s += len(inputs[0]) * (0.02 if module.training else 0.005)
+
+        probe.register_forward_pre_hook(work)
+        return probe
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(tune, "time", SimpleNamespace(perf_counter=clock.perf_counter))
+    return clock
+
+
+TIMED = Recipe(batch_size=12, lr=2e-3)
+
+
+@pytest.mark.parametrize("budget_s", [5.0, 12.3, 20.0])
+def test_a_timed_run_ends_on_time(rows: Rows, clock: Clock, monkeypatch: pytest.MonkeyPatch, budget_s: float) -> None:
+    shares, found = rates(monkeypatch), judged(monkeypatch)
+    begin_s = clock.now_s
+    tuned = tune_it(rows, replace(TIMED, budget_s=budget_s), probe=clock.network())
+    used_s = clock.now_s - begin_s
+    assert budget_s - 0.25 <= used_s <= budget_s  # a step is 0.24 s
+    assert shares[-1] < 0.05 and max(shares) > 0.95
+    assert np.argmax(shares) / len(shares) == pytest.approx(schedule.WARM_TIMED, abs=0.1)
+    assert tuned.history[-1].epoch == math.ceil(tuned.n_epochs)
+    assert tuned.history[-1].epochs == tuned.history[-1].epoch
+    assert [kind for kind, *_ in found[-4:]].count("average") >= 1
+    assert found[1][0] == "raw" and found[2][0] == "ema"
+    assert tuned.rate_per_s == pytest.approx(50)
+
+
+def test_a_timed_run_without_time_gives_the_start(rows: Rows, clock: Clock) -> None:
+    tuned = tune_it(rows, replace(TIMED, budget_s=0.1), probe=clock.network())
+    assert (tuned.n_epochs, tuned.best_epoch, tuned.rate_per_s) == (0, 0, 0)
+
+
+def test_epochs_bound_a_timed_run(rows: Rows, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    shares = rates(monkeypatch)
+    tuned = tune_it(rows, replace(TIMED, budget_s=1000, max_epochs=3), probe=clock.network())
+    assert tuned.n_epochs == 3
+    assert len(shares) == 9
+    assert shares[-1] < 0.2  # the rates had come down by then
+    assert clock.now_s < 100
+
+
+def test_a_timed_run_ends_early_where_nothing_improves(rows: Rows, clock: Clock) -> None:
+    events: list[Event] = []
+    labels = LABELS.copy()
+    labels[VALID] = (labels[VALID] + 1) % N_CLASSES  # what is learnt is wrong there
+    recipe = replace(TIMED, budget_s=40)
+    tuned = fine_tune(clock.network(), rows, labels, TRAIN, VALID, SPEC, recipe, events.append)
+    assert tuned.stopped_early
+    assert "ended early" in notes_of(events)[-1]
+    assert len(tuned.history) >= 5
+    assert 50 + 5 * 4 <= clock.now_s < 50 + 38
+
+
+def test_the_time_before_a_stop_counts(rows: Rows, clock: Clock, tmp_path: Path) -> None:
+    recipe = replace(TIMED, budget_s=8)
+    tune_it(rows, recipe, probe=clock.network(), folder=tmp_path, stop=stop_after(13))
+    clock.now_s += 1000
+    tuned = tune_it(rows, recipe, probe=clock.network(), folder=tmp_path, resume=True)
+    assert 8 - 0.25 <= clock.now_s - 50 - 1000 <= 8
+    assert tuned.n_epochs > 20 / 3
+
+
+def test_a_longer_budget_may_go_on_from_a_shorter_one(rows: Rows, clock: Clock, tmp_path: Path) -> None:
+    tune_it(rows, replace(TIMED, budget_s=6), probe=clock.network(), folder=tmp_path, stop=stop_after(13))
+    recipe = replace(TIMED, budget_s=10, max_epochs=50)
+    tuned = tune_it(rows, recipe, probe=clock.network(), folder=tmp_path, resume=True)
+    assert 10 - 0.25 <= clock.now_s - 50 <= 10
+    assert tuned.n_epochs > 30 / 3

@@ -11,10 +11,13 @@ import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from heeler.plans import Plan
 
 Fit = Literal["crop", "squash", "pad"]
 Part = Literal["train", "valid", "test"]
@@ -140,7 +143,25 @@ class Head:
 
 @dataclass(frozen=True)
 class Recipe:
-    """How to fine-tune. ``lr`` is the head's peak rate; None lets the recipe choose."""
+    """How to fine-tune: ``epochs`` of all layers, or, where there are none, for ``budget_s``.
+
+    Args:
+        epochs: passes over the photos with all layers training; more than 0 is the fixed recipe.
+        frozen_epochs: passes before them with the head alone; the fixed recipe only.
+        batch_size: photos of one step; None lets the device choose.
+        lr: the head's peak rate; None lets the recipe choose.
+        augment: a preset of ``learn.augment``.
+        label_smoothing: share of each label that is spread over all classes, in [0, 1).
+        seed: of all that chance decides.
+        budget_s: seconds of the whole tuning, judging included; 0 is no timed run.
+        max_epochs: a timed run ends after so many passes, if its time has not; 0 is no limit.
+        train_px: side of the photos in training, in pixels; 0 is the side that they are judged at.
+        bn: whether batch normalisation keeps its statistics (``inference``) or learns them anew (``training``).
+        ema_decay: of the running average of the weights, in [0, 1); 0 is off, None is 0.99 in timed runs, else off.
+        mixup: photos are mixed in pairs, by shares drawn from Beta(mixup, mixup); 0 is off.
+        last_views: the first stages are computed once for so many views of each photo, and only the last ones train;
+            0 trains all layers.
+    """
 
     epochs: int = 0
     frozen_epochs: int = 1
@@ -149,6 +170,13 @@ class Recipe:
     augment: Literal["photo", "overhead", "document", "none"] = "photo"
     label_smoothing: float = 0.1
     seed: int = 42
+    budget_s: float = 0.0
+    max_epochs: int = 0
+    train_px: int = 0
+    bn: Literal["inference", "training"] = "inference"
+    ema_decay: float | None = None
+    mixup: float = 0.0
+    last_views: int = 0
 
 
 @dataclass(frozen=True)
@@ -179,7 +207,12 @@ class Done:
 
 @dataclass(frozen=True)
 class Epoch:
-    """Event: one epoch of fine-tuning, judged on the validation part. Errors in [0, 1], losses in nats."""
+    """Event: an epoch of fine-tuning, or what there was time for of one, judged on the validation part.
+
+    Errors are in [0, 1], losses in nats; those of validation after the best temperature. ``epochs`` is an estimate in
+    timed runs. ``ema_loss`` and ``ema_error`` are those of the averaged weights, where they are kept; ``best_error`` is
+    that of the lowest validation loss so far.
+    """
 
     epoch: int
     epochs: int
@@ -190,6 +223,8 @@ class Epoch:
     best_error: float
     seconds: float
     rate_per_s: float
+    ema_loss: float | None = None
+    ema_error: float | None = None
 
 
 @dataclass(frozen=True)
@@ -200,7 +235,14 @@ class Note:
     level: Literal["info", "warning"] = "info"
 
 
-Event = Stage | Progress | Done | Epoch | Note
+@dataclass(frozen=True)
+class Planned:
+    """Event: what the run will do with its minutes."""
+
+    plan: Plan
+
+
+Event = Stage | Progress | Done | Epoch | Note | Planned
 OnEvent = Callable[[Event], None]
 
 
@@ -294,6 +336,7 @@ class RunResult:
     seconds: dict[str, float]
     rates_per_s: dict[str, float]
     notes: tuple[str, ...] = field(default=())
+    planned_s: dict[str, float] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """The object that ``heeler train --json`` prints."""
@@ -314,68 +357,33 @@ class RunResult:
             "temperature": self.temperature,
             "seconds": {name: round(value, 3) for name, value in self.seconds.items()},
             "rates_per_s": {name: round(value, 1) for name, value in self.rates_per_s.items()},
+            "planned_s": {name: round(value, 3) for name, value in self.planned_s.items()},
             "notes": list(self.notes),
         }
 
 
-@dataclass(frozen=True)
-class CheckResult:
-    """What ``heeler check`` found in a source, without training.
+# Stages of a run that the plan counts as one.
+PLANNED_TOGETHER = {
+    "list files": "prepare",
+    "load backbone": "prepare",
+    "calibrate": "prepare",
+    "choose engine": "features",
+    "judge": "finish",
+    "predict": "finish",
+    "write model": "finish",
+    "write report": "finish",
+}
 
-    Args:
-        source: the folder, table or archive as the user named it.
-        n_found: files found, usable or not.
-        n_usable: photos that training could use.
-        classes: (class, usable photos), in class order.
-        size_px: (smallest, median, largest) as (width, height) in pixels; None where no photo is usable.
-        left_out: (path, status, reason) of each file that training would not use.
-        exact_duplicates: groups of paths whose bytes are the same.
-        near_duplicates: pairs of paths that look the same.
-        label_conflicts: (path, class, path, class) of photos that look the same under different classes.
-        across_parts: (path, part, path, part) of photos that look the same and fall into different parts.
-        too_small: (class, usable photos) of classes with too few photos.
-        problems: why training could not start; empty where it could.
-        seconds: wall time of the check.
-        rates_per_s: photos for each second, by stage.
-    """
 
-    source: str
-    n_found: int
-    n_usable: int
-    classes: tuple[tuple[str, int], ...]
-    size_px: tuple[tuple[int, int], tuple[int, int], tuple[int, int]] | None
-    left_out: tuple[tuple[str, str, str], ...]
-    exact_duplicates: tuple[tuple[str, ...], ...]
-    near_duplicates: tuple[tuple[str, str], ...]
-    label_conflicts: tuple[tuple[str, str, str, str], ...]
-    across_parts: tuple[tuple[str, str, str, str], ...]
-    too_small: tuple[tuple[str, int], ...]
-    problems: tuple[str, ...]
-    seconds: float
-    rates_per_s: dict[str, float]
-
-    def to_json(self) -> dict[str, Any]:
-        """The object that ``heeler check --json`` prints."""
-        pair = ("path_a", "path_b")
-        labels = ("path_a", "label_a", "path_b", "label_b")
-        parts = ("path_a", "part_a", "path_b", "part_b")
-        sizes = zip(("min", "median", "max"), self.size_px or (), strict=False)
-        return {
-            "source": self.source,
-            "n_found": self.n_found,
-            "n_usable": self.n_usable,
-            "classes": dict(self.classes),
-            "size_px": {name: list(size) for name, size in sizes} or None,
-            "left_out": [dict(zip(("path", "status", "reason"), row, strict=True)) for row in self.left_out],
-            "exact_duplicates": [list(group) for group in self.exact_duplicates],
-            "near_duplicates": [dict(zip(pair, row, strict=True)) for row in self.near_duplicates],
-            "label_conflicts": [dict(zip(labels, row, strict=True)) for row in self.label_conflicts],
-            "across_parts": [dict(zip(parts, row, strict=True)) for row in self.across_parts],
-            "too_small": dict(self.too_small),
-            "problems": list(self.problems),
-            "seconds": round(self.seconds, 3),
-            "rates_per_s": {name: round(value, 1) for name, value in self.rates_per_s.items()},
-        }
+def planned_and_actual(result: RunResult) -> dict[str, tuple[float, float]]:
+    """Seconds of each planned stage as planned and as it took, and of the whole run."""
+    took: dict[str, float] = {}
+    for name, seconds in result.seconds.items():
+        if name != "total":
+            stage = PLANNED_TOGETHER.get(name, name)
+            took[stage] = took.get(stage, 0.0) + seconds
+    both = {name: (planned, took.get(name, 0.0)) for name, planned in result.planned_s.items()}
+    return {**both, "in all": (sum(result.planned_s.values()), result.seconds.get("total", 0.0))}
 
 
 def short_hash(value: object) -> str:

@@ -1,8 +1,8 @@
-"""Fine-tuning: from the probe's head through all layers, the best epoch of the whole run kept.
+"""Fine-tuning: from the probe's head through all layers, for so many epochs or so many seconds; the best is kept.
 
-A run is a head phase (the backbone frozen) and a phase for all layers, each one cycle of the learning rate; rates fall
-from the head towards the stem. Batch normalisation keeps its statistics, so the head's first steps start where the
-probe ended. All randomness is a function of (seed, epoch, step).
+Rates fall from the head towards the stem. The weights, their running average, and at the end averages of the start and
+the best are judged by their loss on the validation photos. All randomness is a function of (seed, epoch, step): to go
+on after a kill, a run needs its weights, the optimiser's moments and where it was, and nothing else.
 """
 
 from __future__ import annotations
@@ -10,29 +10,33 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any, Literal
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from heeler.data.rows import Rows
-from heeler.learn.augment import augment, seed_of
+from heeler.errors import HeelerError, ResourceError
+from heeler.learn.augment import seed_of
+from heeler.learn.checkpoint import Checkpoint, discard_checkpoints, key_of, read_checkpoint, write_checkpoint
 from heeler.learn.engines import has_fast_bf16
-from heeler.records import Epoch, IntArray, Note, OnEvent, Preprocessing, Progress, Recipe
+from heeler.learn.plan import VIEWS_SHARE
+from heeler.learn.schedule import Cursor, Pace, Phase, is_timed, layer_groups, layer_rates, phases_of, rate_share
+from heeler.learn.stages import is_divisible, last_groups
+from heeler.learn.weights import Best, Contest, Kind, State, Weights, average, plain_state
+from heeler.learn.worker import EVALUATE_BATCH, Worker
+from heeler.records import Epoch, IntArray, Note, OnEvent, Preprocessing, Progress, Recipe, ignore_events
 
-BATCH_SIZE = 32
-# On 1,000 clothing photos from a probe at 15.2 % error, two epochs of all layers gave 14.3 % at these rates, and 14.8 %
-# at 1e-3 and 5e-4, which undo part of what the probe has learnt before they improve on it.
-HEAD_LR = 1e-4
-ALL_LR = 2e-4
-# The stem learns this many times more slowly than the head.
-STEM_DIVISOR = 100.0
-WEIGHT_DECAY = 0.01
-BETAS = (0.9, 0.99)
-EVALUATE_BATCH = 64
+# Of timed runs that name none.
+EMA_DECAY = 0.99
+# Shares of the best weights in an average with the start's. Where batch normalisation learns, the average of two sets
+# of statistics fits neither, and one try is enough.
+ALPHAS = (0.5, 0.25, 0.75)
+MAX_RETREATS = 2
 
 
 @dataclass(frozen=True)
@@ -41,23 +45,28 @@ class Tuned:
 
     Args:
         model: timm network with its head, on the CPU, in evaluation mode.
-        history: one record for each epoch that ended.
-        best_epoch: number of the epoch it comes from, counted from 1 through both phases; 0 is the probe's start.
-        rate_per_s: photos trained in a second, all layers; 0 where that phase did not run.
+        kind: the weights as trained, their running average, or an average of the start's and the best of these.
+        history: one record for each time that the run was judged.
+        best_epoch: number of the epoch it comes from, counted from 1 through all phases; 0 is the probe's start.
+        rate_per_s: photos trained in a second, all layers; 0 where they did not train.
+        n_epochs: passes over the photos.
+        stopped_early: whether a timed run ended because it had not become better for long.
+        stopped: whether it was told to stop.
     """
 
     model: nn.Module
+    kind: Kind
     history: tuple[Epoch, ...]
     best_epoch: int
     rate_per_s: float
+    n_epochs: float
+    stopped_early: bool = False
+    stopped: bool = False
 
 
-@dataclass(frozen=True)
-class _Phase:
-    name: Literal["head", "all"]
-    epochs: int
-    lr: float
-    warm: float  # share of the steps in which the rate rises
+def never() -> bool:
+    """The wish to stop that nobody has."""
+    return False
 
 
 def fine_tune(
@@ -69,59 +78,49 @@ def fine_tune(
     spec: Preprocessing,
     recipe: Recipe,
     on_event: OnEvent,
+    *,
+    folder: Path | None = None,
+    resume: bool = False,
+    stop: Callable[[], bool] = never,
 ) -> Tuned:
-    """Train a copy of a network, all layers.
+    """Train a copy of a network.
 
     Args:
         probe: timm network with the head to start from; not changed.
         rows: squares (S, S, 3) uint8 of all photos.
         labels: (N,) class numbers.
         train: rows to learn from.
-        valid: rows to choose the best epoch on.
+        valid: rows to choose the best weights on.
         spec: the preprocessing that made the rows.
-        recipe: epochs, batch size, rates, augmentation, seed.
-        on_event: told of ``Epoch`` and ``Progress``, one unit a photo.
+        recipe: how to train, and for how long.
+        on_event: told of ``Epoch``, ``Note`` and ``Progress``, one unit a photo; in the main process only.
+        folder: for the checkpoints of this run alone; None keeps none on disk.
+        resume: go on from the checkpoint in ``folder``, where there is one of this run.
+        stop: asked after each step. Once it says yes, the run saves a checkpoint and ends with the best so far.
+
+    Raises:
+        ResourceError: the memory is too small for one photo at a time.
+        HeelerError: the answers of the network to start from are not finite numbers.
     """
+    began_s = time.perf_counter()
     from accelerate import Accelerator
 
     accelerator = Accelerator(mixed_precision=_precision())
-    model = copy.deepcopy(probe).to(memory_format=torch.channels_last)
-    loop = _Loop(accelerator, accelerator.prepare(model), rows, torch.from_numpy(labels), spec, recipe)
-    best, best_epoch, best_state = loop.judge(valid), 0, copy.deepcopy(model.state_dict())
-    history: list[Epoch] = []
-    phases = [phase for phase in _phases(recipe) for _ in range(phase.epochs)]
-    for number, phase in enumerate(phases, start=1):
-        if phase is not loop.phase:
-            loop.begin(phase, n_steps=phase.epochs * math.ceil(len(train) / loop.batch_size))
-        start = time.perf_counter()
-        loss = loop.epoch(train, number, on_event)
-        seconds = time.perf_counter() - start
-        if not math.isfinite(loss):
-            on_event(
-                Note(f"epoch {number}: the loss is not finite any more; the best epoch before it is kept", "warning")
-            )
-            break
-        valid_error, valid_loss = loop.judge(valid)
-        if (valid_error, valid_loss) < best:
-            best, best_epoch, best_state = (valid_error, valid_loss), number, copy.deepcopy(model.state_dict())
-        rate_per_s = len(train) / seconds
-        epoch = Epoch(number, len(phases), phase.name, loss, valid_loss, valid_error, best[0], seconds, rate_per_s)
-        history.append(epoch)
-        on_event(epoch)
-    model.load_state_dict(best_state)
-    rates = [epoch.rate_per_s for epoch in history if epoch.phase == "all"]
-    model = model.cpu().to(memory_format=torch.contiguous_format).eval()
-    return Tuned(model, tuple(history), best_epoch, max(rates, default=0.0))
-
-
-def _phases(recipe: Recipe) -> tuple[_Phase, ...]:
-    head_lr = recipe.lr or HEAD_LR
-    all_lr = recipe.lr / 2 if recipe.lr else ALL_LR
-    phases = (
-        _Phase("head", recipe.frozen_epochs, head_lr, warm=0.3),
-        _Phase("all", recipe.epochs, all_lr, warm=0.3),
-    )
-    return tuple(phase for phase in phases if phase.epochs > 0)
+    tell = on_event if accelerator.is_main_process else ignore_events
+    model = copy.deepcopy(probe).to(accelerator.device, memory_format=torch.channels_last)
+    worker = Worker(accelerator, model, rows, torch.from_numpy(labels), spec, recipe, tell)
+    run = _Run(worker, plain_state(probe), train, valid, recipe, folder, tell, began_s)
+    with torch.random.fork_rng([accelerator.device] if accelerator.device.type == "cuda" else []):
+        run.begin(resume)
+        while run.goes_on():
+            run.step()
+            if run.is_told(stop):
+                break
+            if run.is_epoch_over():
+                run.end_epoch()
+            else:
+                run.keep()
+        return run.end()
 
 
 def _precision() -> str:
@@ -130,109 +129,271 @@ def _precision() -> str:
     return "bf16" if has_fast_bf16() else "no"
 
 
-class _Loop:
-    """The moving parts of one run: model, optimiser, schedule, and where the photos come from."""
+class _Run:
+    """A run goes forward by steps, and back to its last checkpoint where a number is not finite any more."""
 
     def __init__(
-        self, accelerator: Any, model: Any, rows: Rows, labels: Tensor, spec: Preprocessing, recipe: Recipe
+        self,
+        worker: Worker,
+        start: State,
+        train: IntArray,
+        valid: IntArray,
+        recipe: Recipe,
+        folder: Path | None,
+        tell: OnEvent,
+        began_s: float,
     ) -> None:
-        self.accelerator, self.model = accelerator, model
-        self.rows, self.labels, self.spec, self.recipe = rows, labels, spec, recipe
-        self.batch_size = recipe.batch_size or BATCH_SIZE
-        self.optimizer: Any = None
-        self.step = 0
-        self.n_steps = 1
-        self.phase = _Phase("head", 0, HEAD_LR, 0.3)
-        self.peak_lrs: list[float] = []
+        self.worker, self.start, self.train, self.valid = worker, start, train, valid
+        self.recipe, self.folder, self.tell = recipe, folder, tell
+        timed = is_timed(recipe)
+        ema_decay = (EMA_DECAY if timed else 0.0) if recipe.ema_decay is None else recipe.ema_decay
+        if recipe.last_views and worker.team.n == 1 and is_divisible(worker.model):
+            worker.divide(train, valid, recipe.last_views, began_s + VIEWS_SHARE * recipe.budget_s)
+        self.weights = Weights(worker.accelerator, worker.model, ema_decay)
+        self.contest = Contest(worker, valid, start)
+        self.n_passes = 2 if ema_decay else 1
+        (used_s,) = worker.team.first([time.perf_counter() - began_s])
+        self.pace = Pace(recipe.budget_s if timed else 0.0, self.n_passes + 1, self._clock, used_s)
+        self.n_steps = math.ceil(len(train) / worker.batch_size)
+        # Everything that decides a run but how long it may take.
+        settings = replace(recipe, batch_size=worker.batch_size, budget_s=float(timed), max_epochs=0)
+        photos = (train, worker.labels[train].numpy(), valid, worker.labels[valid].numpy())
+        self.key = key_of([asdict(settings), asdict(worker.spec)], photos, start)
+        self.phases = phases_of(recipe)
+        self.n_planned = sum(phase.epochs for phase in self.phases)
+        self._enter(self.phases[0])
+        self.cursor = Cursor()
+        self.order = (0, train)
+        self.stopped = self.stopped_early = self.given_up = self.disk_is_full = False
 
-    def begin(self, phase: _Phase, n_steps: int) -> None:
-        """Set up the optimiser of a phase that will take ``n_steps``."""
-        groups = layer_groups(self.model)
-        if phase.name == "head":
-            groups = groups[-1:]
-        n = len(groups)
-        self.peak_lrs = [phase.lr * STEM_DIVISOR ** -((n - 1 - i) / max(1, n - 1)) for i in range(n)]
-        for parameter in self.model.parameters():
-            parameter.requires_grad_(False)
-        settings = []
-        for group, lr in zip(groups, self.peak_lrs, strict=True):
-            for parameter in group:
-                parameter.requires_grad_(True)
-            # Biases and the gains of normalisation are not pulled to zero.
-            matrices = [parameter for parameter in group if parameter.ndim > 1]
-            vectors = [parameter for parameter in group if parameter.ndim <= 1]
-            settings += [
-                {"params": matrices, "lr": lr, "weight_decay": WEIGHT_DECAY},
-                {"params": vectors, "lr": lr, "weight_decay": 0.0},
-            ]
-        self.optimizer = self.accelerator.prepare(torch.optim.AdamW(settings, betas=BETAS))
-        self.phase, self.step, self.n_steps = phase, 0, n_steps
+    def begin(self, resume: bool) -> None:
+        """Judge the start, or go on from the last checkpoint."""
+        if resume and (found := self._find()):
+            self._go_back(found)
+            self.saved = found
+            self.pace.resume(found.facts["pace"])
+            self.worker.pieces.update(found.facts["pieces"])
+            self.tell(Note(f"tuning goes on from a checkpoint: {self._n_epochs():.2f} epochs are done"))
+            return
+        if self.folder and self.worker.team.is_main:
+            discard_checkpoints(self.folder)
+        if self.pace.budget_s:
+            # What a pass takes is known better without its first batch, for which the kernels are chosen.
+            self.worker.logits(self.worker.model, self.valid[:EVALUATE_BATCH])
+            self.pace.setup_ended()
+        loss, _ = self.contest.enter(self.worker.model, "raw", 0)
+        self.pace.judging_ended(1)
+        if not math.isfinite(loss):
+            raise HeelerError("the answers of the network to start from are not finite numbers")
+        self.saved = self._checkpoint()
 
-    def epoch(self, train: IntArray, number: int, on_event: OnEvent) -> float:
-        """Train once over the photos; the mean loss in nats, not finite as soon as one step's is not."""
-        self.model.train()
-        for module in self.model.modules():
-            if isinstance(module, nn.modules.batchnorm._BatchNorm):
-                module.eval()
-        total, done = 0.0, 0
-        for batch, targets in self._batches(train, number):
-            with self.accelerator.autocast():
-                logits = self.model(batch)
-            loss = nn.functional.cross_entropy(logits.float(), targets, label_smoothing=self.recipe.label_smoothing)
-            value = float(loss.detach())
-            if not math.isfinite(value):
-                return value
-            self._set_rates()
-            self.accelerator.backward(loss)
-            self.optimizer.step()
-            self.optimizer.zero_grad(set_to_none=True)
-            self.step += 1
-            total += value * len(targets)
-            done += len(targets)
-            on_event(Progress(done, loss=total / done))
-        return total / max(1, done)
+    def goes_on(self) -> bool:
+        """Whether there is a step to do, and time for it."""
+        is_over = self.given_up or self.stopped_early or 0 < self.n_planned < self.cursor.epoch
+        return not is_over and self.pace.has_time_for_step()
 
-    def judge(self, valid: IntArray) -> tuple[float, float]:
-        """(error, loss in nats) on photos as prediction will see them."""
-        self.model.eval()
-        n_wrong, total = 0, 0.0
-        for start in range(0, len(valid), EVALUATE_BATCH):
-            wanted = valid[start : start + EVALUATE_BATCH]
-            targets = self.labels[wanted].to(self.accelerator.device)
-            with torch.inference_mode(), self.accelerator.autocast():
-                logits = self.model(self._network_input(wanted, "none", 0)).float()
-            n_wrong += int((logits.argmax(1) != targets).sum())
-            total += float(nn.functional.cross_entropy(logits, targets, reduction="sum"))
-        return n_wrong / max(1, len(valid)), total / max(1, len(valid))
+    def step(self) -> None:
+        """Learn from the next batch."""
+        if self.is_epoch_over():
+            return  # so it was when the run was told to stop
+        cursor, seed = self.cursor, self.recipe.seed
+        wanted = self._batch()
+        loss = self.worker.gradient(wanted, seed_of(seed, cursor.epoch, cursor.step))
+        if not math.isfinite(loss):
+            self._retreat("the loss")
+            return
+        share = rate_share(self._done(), self.phase.warm) * 0.5**cursor.n_retreats
+        self.weights.update(share, (cursor.epoch - 1) * self.n_steps + cursor.step)
+        cursor.step_ended(len(wanted), loss, self.pace.step_ended(), all_layers=self.phase.name == "all")
+        self.tell(Progress(round(self._n_epochs() * len(self.train)), loss=cursor.loss_sum / cursor.n_seen))
 
-    def _batches(self, train: IntArray, number: int) -> Iterator[tuple[Tensor, Tensor]]:
-        order = np.random.default_rng([self.recipe.seed, number]).permutation(train)
-        for step, start in enumerate(range(0, len(order), self.batch_size)):
-            wanted = order[start : start + self.batch_size]
-            batch = self._network_input(wanted, self.recipe.augment, seed_of(self.recipe.seed, number, step))
-            yield batch, self.labels[wanted].to(self.accelerator.device)
+    def is_told(self, stop: Callable[[], bool]) -> bool:
+        """Whether to stop now: where one process is told, all are."""
+        self.stopped = self.worker.team.sum([stop()]) != [0]
+        return self.stopped
 
-    def _network_input(self, wanted: IntArray, preset: str, seed: int) -> Tensor:
-        """Some photos as the network's input, changed as the preset says."""
-        pixels = torch.from_numpy(self.rows.take(wanted)).to(self.accelerator.device, non_blocking=True)
-        spec = self.spec
-        return augment(pixels, preset, seed=seed, mean=spec.mean, std=spec.std, out_px=spec.image_px)
+    def is_epoch_over(self) -> bool:
+        """Whether every photo of the epoch has been learnt from."""
+        return self.cursor.step >= self.n_steps
 
-    def _set_rates(self) -> None:
-        """One cycle: the rate rises over the first share of the steps and falls to almost nothing by the last."""
-        done, warm = self.step / self.n_steps, self.phase.warm
-        if done < warm:
-            share = 0.04 + 0.96 * (1 - math.cos(math.pi * done / warm)) / 2
-        else:
-            share = 1e-4 + (1 + math.cos(math.pi * (done - warm) / (1 - warm))) / 2
-        for i, group in enumerate(self.optimizer.param_groups):
-            group["lr"] = self.peak_lrs[i // 2] * share
+    def end_epoch(self) -> None:
+        """Judge where that is due, and turn to the next epoch."""
+        if self.pace.is_judging_due(self.n_passes):
+            if not self._judge():
+                return
+            if self.pace.is_patience_over(self.cursor.n_since_best, self.cursor.best_at_s):
+                self.stopped_early = True
+                n = round(self._n_epochs())
+                self.tell(Note(f"tuning ended early, after {n} epochs: the validation loss had stopped falling"))
+        self.cursor.epoch_ended()
+        self._turn_to_phase()
+        self.keep(epoch_ended=True)
 
+    def keep(self, *, epoch_ended: bool = False) -> None:
+        """Keep a checkpoint: in memory at the end of an epoch, on disk where that is due."""
+        is_due = self.folder is not None and self.pace.is_save_due(epoch_ended=epoch_ended)
+        if not (is_due or epoch_ended):
+            return
+        if not self.weights.are_finite():
+            self._retreat("a weight")
+            return
+        self.saved = self._checkpoint()
+        if is_due:
+            self._save()
 
-def layer_groups(model: Any, n_groups: int = 4) -> list[list[nn.Parameter]]:
-    """Parameters in groups from stem to head; the head is the last group, the rest are split by depth."""
-    classifier = {id(parameter) for parameter in model.get_classifier().parameters()}
-    body = [parameter for parameter in model.parameters() if id(parameter) not in classifier]
-    size = max(1, math.ceil(len(body) / (n_groups - 1)))
-    groups = [body[start : start + size] for start in range(0, len(body), size)]
-    return [*groups, list(model.get_classifier().parameters())]
+    def end(self) -> Tuned:
+        """Judge what has not been judged, then the averages; the best of all as a plain network."""
+        if self.stopped and self.weights.are_finite():
+            self.saved = self._checkpoint()
+            self._save()
+        elif not (self.stopped or self.given_up):
+            if not self.cursor.is_judged:
+                self._judge()
+            self._judge_averages()
+        best, cursor, model = self.contest.best, self.cursor, self.worker.model
+        model.load_state_dict(best.state)
+        return Tuned(
+            model=model.cpu().to(memory_format=torch.contiguous_format).eval().requires_grad_(True),
+            kind=best.kind,
+            history=tuple(cursor.history),
+            best_epoch=best.epoch,
+            rate_per_s=cursor.n_all / cursor.all_s if cursor.all_s else 0.0,
+            n_epochs=self._n_epochs(),
+            stopped_early=self.stopped_early,
+            stopped=self.stopped,
+        )
+
+    def _clock(self) -> float:
+        return self.worker.team.first([time.perf_counter()])[0]
+
+    def _batch(self) -> IntArray:
+        """Rows of the next step, the same in every process."""
+        cursor, size = self.cursor, self.worker.batch_size
+        if self.order[0] != cursor.epoch:
+            order = np.random.default_rng([self.recipe.seed, cursor.epoch]).permutation(self.train)
+            self.order = (cursor.epoch, order)
+        return self.order[1][cursor.step * size : (cursor.step + 1) * size]
+
+    def _done(self) -> float:
+        """Share of the phase that is behind, by steps or by seconds, whichever is more."""
+        return max(self.phase.done(self.cursor.epoch, self.cursor.step, self.n_steps), self.pace.done)
+
+    def _n_epochs(self) -> float:
+        """Passes over the photos until now."""
+        return self.cursor.n_epochs(len(self.train))
+
+    def _turn_to_phase(self) -> None:
+        phase = [one for one in self.phases if one.first <= self.cursor.epoch][-1]
+        if phase is not self.phase:
+            self._enter(phase)
+
+    def _enter(self, phase: Phase) -> None:
+        """Begin a phase: its layers, an optimiser of its own."""
+        model = self.worker.model
+        groups = last_groups(model) if self.worker.is_divided else layer_groups(model)
+        groups = groups[-1:] if phase.name == "head" else groups
+        self.phase = phase
+        self.worker.begin(groups, learns_norms=phase.name == "all" and self.recipe.bn == "training")
+        self.weights.begin(groups, [phase.lr] * 2 if self.worker.is_divided else layer_rates(phase.lr, len(groups)))
+
+    def _judge(self) -> bool:
+        """Judge the weights and their average, and tell; False where the run went back instead."""
+        if not self.weights.are_finite():
+            self._retreat("a weight")
+            return False
+        cursor, before, epoch = self.cursor, self.contest.best, math.ceil(self._n_epochs())
+        loss, error = self.contest.enter(self.weights.model, "raw", epoch)
+        ema = self.contest.enter(self.weights.ema, "ema", epoch) if self.weights.ema is not None else (None, None)
+        self.pace.judging_ended(self.n_passes)
+        if not math.isfinite(loss):
+            self._retreat("the validation loss")
+            return False
+        best = self.contest.best
+        cursor.is_judged, cursor.n_since_best = True, cursor.n_since_best + 1
+        if best is not before:
+            cursor.n_since_best, cursor.best_at_s = 0, self.pace.used_s
+        record = Epoch(
+            epoch=epoch,
+            epochs=max(epoch, round(self._n_epochs() / self._done())) if self.pace.budget_s else self.n_planned,
+            phase=self.phase.name,
+            train_loss=cursor.loss_sum / cursor.n_seen,
+            valid_loss=loss,
+            valid_error=error,
+            best_error=best.error,
+            seconds=cursor.seconds,
+            rate_per_s=cursor.n_seen / cursor.seconds,
+            ema_loss=ema[0],
+            ema_error=ema[1],
+        )
+        cursor.history.append(record)
+        self.tell(record)
+        return True
+
+    def _judge_averages(self) -> None:
+        """Judge averages of the start's weights and tuned ones (Wortsman et al. 2022), as many as there is time for.
+
+        The tuned ones are the best of the run or, where nothing was better than the start, the last.
+        """
+        best, model = self.contest.best, self.worker.model
+        epoch = best.epoch or math.ceil(self._n_epochs())
+        end = best.state if best.epoch else plain_state(self.weights.ema or model)
+        for alpha in ALPHAS if self.recipe.bn == "inference" else ALPHAS[:1]:
+            if epoch and self.pace.has_time_for_pass():
+                model.load_state_dict(average(self.start, end, alpha))
+                self.contest.enter(model, "average", epoch)
+                self.pace.judging_ended(1)
+
+    def _retreat(self, what: str) -> None:
+        """Go back to the last checkpoint and on from there at half the rates, or give up."""
+        where, n = f"epoch {self._n_epochs():.2f}: {what} is not finite any more", self.cursor.n_retreats + 1
+        if n > MAX_RETREATS:
+            self.given_up = True
+            self.tell(Note(f"{where}, at lower rates too; the best so far is kept", "warning"))
+            return
+        self._go_back(self.saved)
+        self.cursor.n_retreats = n
+        self.tell(Note(f"{where}; back to epoch {self._n_epochs():.2f}, and on at half the rates", "warning"))
+
+    def _checkpoint(self) -> Checkpoint:
+        """Everything that this run needs to go on from here, copied."""
+        best = self.contest.best
+        tensors = self.weights.snapshot() | {f"best/{name}": tensor for name, tensor in best.state.items()}
+        facts = {
+            "key": self.key,
+            "cursor": asdict(self.cursor),
+            "best": {name: getattr(best, name) for name in ("loss", "error", "epoch", "kind")},
+            "pace": self.pace.facts(),
+            "pieces": dict(self.worker.pieces),
+        }
+        return Checkpoint(tensors, facts)
+
+    def _go_back(self, checkpoint: Checkpoint) -> None:
+        """Be where the run was at a checkpoint; the time that has passed stays passed."""
+        tensors = checkpoint.tensors
+        self.cursor = Cursor.from_facts(checkpoint.facts["cursor"])
+        self._turn_to_phase()
+        self.weights.restore(tensors)
+        state = {name.removeprefix("best/"): tensor for name, tensor in tensors.items() if name.startswith("best/")}
+        self.contest.best = Best(**checkpoint.facts["best"], state=state)
+
+    def _save(self) -> None:
+        """Put the last checkpoint on disk; a disk that is full ends no run."""
+        if self.folder is None:
+            return
+        if self.worker.team.is_main:
+            try:
+                write_checkpoint(self.folder, self.saved)
+            except (ResourceError, OSError) as error:
+                if not self.disk_is_full:
+                    self.tell(Note(f"tuning goes on, its checkpoint is the one before: {error}", "warning"))
+                self.disk_is_full = True
+        self.pace.save_ended()
+
+    def _find(self) -> Checkpoint | None:
+        """The last checkpoint of this run, where there is one; the same in every process."""
+        found = read_checkpoint(self.folder) if self.folder and self.worker.team.is_main else None
+        found = self.worker.team.first_checkpoint(found)
+        if found and found.facts["key"] != self.key:
+            self.tell(Note("the checkpoint is of other photos, settings or weights: tuning starts anew", "warning"))
+            return None
+        return found

@@ -1,0 +1,269 @@
+"""Minutes -> what to do with them: arithmetic over measured rates, which touches no photo.
+
+A plan is made twice. Before a run it says what will be read and tried. Once the settings were tried on a sample, the
+frozen pass is known, and what is left of the time is for tuning.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+
+from heeler.plans import Plan, PlannedStage, Rates, Setting, Trial
+from heeler.records import Fit
+
+# Work of a forward pass against EfficientNet-Lite0's at the same pixels, as timed; others are taken to cost the same.
+RELATIVE_WORK = {"tf_efficientnet_lite0": 1.0, "tf_efficientnet_lite1": 1.3, "tf_efficientnet_lite2": 1.5}
+LARGE_BACKBONE = "tf_efficientnet_lite2"
+# Sides that a first reading may fall back to, largest first; below the last, photos are left out instead.
+FIRST_SIDES_PX = (224, 192, 160, 128)
+LARGE_PX = 288
+# Shares of the budget: for trying settings, and the most that the frozen pass may take of what is then left.
+CHOICE_SHARE = 0.15
+FROZEN_SHARE = 0.85
+# Tuning for less than this would be over before its first steps are done.
+MIN_TUNING_S = 5.0
+# Photos on which settings can be told apart at all, and beyond which more say little new.
+MIN_SAMPLE, MAX_SAMPLE = 160, 1500
+# What tuning takes off the loss at most, and the epochs that this needs; one epoch or less gains nothing.
+MOST_GAIN, ENOUGH_EPOCHS = 0.25, 6.0
+# The share of tuning's time for the first stages of views, and most views.
+VIEWS_SHARE, MAX_VIEWS = 0.35, 6
+# Seconds of what comes last: judging, the bundle, the predictions, the report.
+WRITE_S = 2.0
+# Floating-point operations of the probe's choice of penalty for each photo, class and feature: 5 folds, 124 gradients.
+FIT_WORK = 5 * 124 * 4
+FIT_BASE_S = 0.6
+SPLIT_S_PER_PHOTO = 5e-5
+# At least so many photos of a class are read where the budget is too short for all.
+MIN_OF_CLASS = 20
+
+
+def read_s(rates: Rates, n_photos: int) -> float:
+    """Seconds to read some photos for the first time."""
+    return n_photos * (1 - rates.known) / rates.decode_per_s
+
+
+def forward_s(rates: Rates, setting: Setting, n_photos: int) -> float:
+    """Seconds for the features of some photos."""
+    return n_photos * relative_work(setting) / relative_work(rates.base) / rates.forward_per_s
+
+
+def forward_per_s(rates: Rates, setting: Setting) -> float:
+    """Photos whose features are computed in a second."""
+    return 1 / forward_s(rates, setting, 1)
+
+
+def fit_s(rates: Rates, n_photos: int, n_classes: int, n_features: int = 1280) -> float:
+    """Seconds to fit the linear head and to choose its penalty."""
+    return FIT_BASE_S + FIT_WORK * n_photos * n_classes * n_features / rates.fit_per_s
+
+
+def relative_work(setting: Setting) -> float:
+    """Work of one photo's forward pass; EfficientNet-Lite0 at 224 px is 1."""
+    return RELATIVE_WORK.get(setting.backbone, 1.0) * (setting.image_px / 224) ** 2
+
+
+def plan_run(budget_s: float, elapsed_s: float, counts: Sequence[int], rates: Rates, free: Sequence[str]) -> Plan:
+    """Plan a run before its photos are read.
+
+    Args:
+        budget_s: seconds that it may take in all.
+        elapsed_s: seconds that are gone.
+        counts: photos of each class, as listed.
+        rates: as measured.
+        free: which of ``backbone``, ``image_px`` and ``fit`` the user left to the plan.
+    """
+    n_found, n_classes = sum(counts), len(counts)
+    first, n_read = _first_setting(budget_s - elapsed_s - WRITE_S, n_found, n_classes, rates, "image_px" in free)
+    left_s = budget_s - elapsed_s - WRITE_S - _pass_s(first, n_read, n_classes, rates)
+    candidates, n_sample = _choice(first, n_read, n_classes, rates, CHOICE_SHARE * budget_s, left_s, free)
+    few = f"{n_read:,} of {n_found:,} photos: too little time for all" if n_read < n_found else f"{n_read:,} photos"
+    known = f", {100 * rates.known:.0f} % of them known from an earlier run" if rates.known >= 0.005 else ""
+    stages = [
+        PlannedStage("prepare", elapsed_s, "list the files, load the network, time this machine"),
+        PlannedStage("decode", read_s(rates, n_read), f"{few} at {rates.decode_per_s:,.0f}/s{known}"),
+        PlannedStage("split", SPLIT_S_PER_PHOTO * n_read, "parts for learning, choosing, judging; near duplicates"),
+        PlannedStage("choose", _choice_s(candidates, n_sample, n_classes, rates), _choice_text(candidates, n_sample)),
+        *_after_choice(first, n_read, n_classes, rates, forward_s(rates, first, n_read)),
+    ]
+    plan = Plan(budget_s, first, tuple(candidates), n_found, n_read, n_sample, rates, tuple(stages))
+    return _filled(plan)
+
+
+def plan_rest(plan: Plan, setting: Setting, rate_per_s: float, elapsed_s: float, n_classes: int) -> Plan:
+    """The plan once the settings were tried: what has passed stays as it was planned, what follows is planned anew.
+
+    Args:
+        plan: as made before the run.
+        setting: chosen for the frozen pass.
+        rate_per_s: photos whose features it computes in a second.
+        elapsed_s: seconds of the run until now.
+        n_classes: K.
+    """
+    n_photos, rates = plan.n_read, plan.rates
+    past = [stage for stage in plan.stages if stage.name in ("prepare", "decode", "split", "choose")]
+    again = [PlannedStage("decode again", n_photos / rates.decode_per_s, f"as {setting} wants the photos")]
+    rest = _after_choice(setting, n_photos, n_classes, rates, n_photos / rate_per_s)
+    if setting == plan.first:
+        again = []
+    late_s = elapsed_s - sum(stage.seconds for stage in past)
+    return _filled(replace(plan, stages=(*past, *again, *rest), chosen=setting), late_s)
+
+
+def _after_choice(
+    setting: Setting, n_photos: int, n_classes: int, rates: Rates, features_s: float
+) -> list[PlannedStage]:
+    return [
+        PlannedStage("features", features_s, f"{setting}: {n_photos / max(features_s, 1e-9):,.0f} photos/s"),
+        PlannedStage("probe", fit_s(rates, n_photos, n_classes), "the last layer, its penalty by inner folds"),
+        PlannedStage("tune", 0, "the network, with the time that is left"),
+        PlannedStage("finish", WRITE_S, "judge, write the model, the predictions and the report"),
+    ]
+
+
+def _filled(plan: Plan, late_s: float = 0) -> Plan:
+    """Give what is left of the budget to tuning."""
+    left_s = max(0.0, plan.budget_s - late_s - sum(stage.seconds for stage in plan.stages if stage.name != "tune"))
+    stages = (replace(stage, seconds=left_s) if stage.name == "tune" else stage for stage in plan.stages)
+    return replace(plan, stages=tuple(stages))
+
+
+def _first_setting(left_s: float, n_found: int, n_classes: int, rates: Rates, may_shrink: bool) -> tuple[Setting, int]:
+    """The largest pixels at which all photos can be read and their features computed; else fewer photos."""
+    base = rates.base
+    sides = [px for px in FIRST_SIDES_PX if px <= base.image_px] if may_shrink else []
+    settings = [base, *(Setting(base.backbone, px, base.fit) for px in sides if px < base.image_px)]
+    for setting in settings:
+        if _pass_s(setting, n_found, n_classes, rates) <= FROZEN_SHARE * left_s:
+            return setting, n_found
+    smallest = settings[-1]
+    whole_s = _pass_s(smallest, n_found, n_classes, rates) - FIT_BASE_S
+    share = max(0.0, FROZEN_SHARE * left_s - FIT_BASE_S) / whole_s
+    return smallest, max(min(n_found, n_classes * MIN_OF_CLASS), math.floor(share * n_found))
+
+
+def _pass_s(setting: Setting, n_photos: int, n_classes: int, rates: Rates) -> float:
+    frozen_s = read_s(rates, n_photos) + forward_s(rates, setting, n_photos) + fit_s(rates, n_photos, n_classes)
+    return frozen_s + SPLIT_S_PER_PHOTO * n_photos
+
+
+def _choice(
+    first: Setting,
+    n_photos: int,
+    n_classes: int,
+    rates: Rates,
+    choice_s: float,
+    left_s: float,
+    free: Sequence[str],
+) -> tuple[list[Setting], int]:
+    """Settings to try beside the first, and on how many photos; none where there is no time to use another."""
+    affordable = [
+        setting
+        for setting in alternatives(first, free)
+        if forward_s(rates, setting, n_photos) - forward_s(rates, first, n_photos) + n_photos / rates.decode_per_s
+        <= FROZEN_SHARE * (left_s - choice_s)
+    ]
+    while affordable:
+        fixed_s = _choice_s(affordable, 0, n_classes, rates)
+        each_s = (_choice_s(affordable, MAX_SAMPLE, n_classes, rates) - fixed_s) / MAX_SAMPLE
+        n_sample = min(n_photos, MAX_SAMPLE, math.floor((choice_s - fixed_s) / each_s))
+        if n_sample >= min(n_photos, MIN_SAMPLE):
+            return affordable, n_sample
+        affordable.pop()
+    return [], 0
+
+
+def alternatives(first: Setting, free: Sequence[str]) -> list[Setting]:
+    """Settings worth a try beside the first, the most promising first.
+
+    On four sets (docs/recipe.md), the geometry moved the error by up to 4 points either way, and larger pixels and the
+    larger network by up to 3; none of them is best everywhere.
+    """
+    fits: tuple[Fit, ...] = ("crop", "squash") if "fit" in free else (first.fit,)
+    large_px = max(LARGE_PX, first.image_px) if "image_px" in free else first.image_px
+    networks = [(first.backbone, first.image_px)]
+    if "backbone" in free and first.backbone in RELATIVE_WORK:
+        networks.append((LARGE_BACKBONE, large_px))
+    networks.append((first.backbone, large_px))
+    grid = [Setting(name, px, fit) for name, px in dict.fromkeys(networks) for fit in fits]
+    return [setting for setting in grid if setting != first]
+
+
+def _choice_s(candidates: Sequence[Setting], n_sample: int, n_classes: int, rates: Rates) -> float:
+    if not candidates:
+        return 0.0
+    networks = {(setting.backbone, setting.image_px) for setting in candidates}
+    networks -= {(rates.base.backbone, rates.base.image_px)}
+    tries_s = [forward_s(rates, setting, n_sample) + n_sample / rates.decode_per_s for setting in candidates]
+    fits_s = (len(candidates) + 1) * fit_s(rates, n_sample, n_classes)
+    return len(networks) * rates.engine_s + sum(tries_s) + forward_s(rates, rates.base, n_sample) + fits_s
+
+
+def _choice_text(candidates: Sequence[Setting], n_sample: int) -> str:
+    if not candidates:
+        return "nothing to choose: no other setting fits into the minutes"
+    return f"{len(candidates)} other settings on {n_sample:,} photos that train: pixels, geometry, network"
+
+
+def choose(plan: Plan, trials: Sequence[Trial], elapsed_s: float, n_classes: int, n_tuned: int) -> Trial:
+    """The setting that should come out best: its loss on the sample, times what tuning in the rest of the time leaves.
+
+    Args:
+        plan: of the run.
+        trials: the first is the setting at which all photos are read already.
+        elapsed_s: seconds of the run until now.
+        n_classes: K.
+        n_tuned: photos that train.
+
+    Returns:
+        The trial of the smallest expected loss among those whose pass over all photos fits; the first is always one.
+    """
+    first = trials[0]
+
+    def left_s(trial: Trial) -> float:
+        again_s = 0.0 if trial is first else plan.n_read / plan.rates.decode_per_s
+        frozen_s = plan.n_read / trial.rate_per_s + fit_s(plan.rates, plan.n_read, n_classes)
+        return plan.budget_s - elapsed_s - WRITE_S - again_s - frozen_s
+
+    def expected(trial: Trial) -> float:
+        return trial.loss * tuned_share(epochs_in(plan.rates, trial.setting, n_tuned, left_s(trial)))
+
+    return min([first, *(trial for trial in trials[1:] if left_s(trial) >= 0)], key=expected)
+
+
+def epochs_in(rates: Rates, setting: Setting, n_photos: int, seconds: float) -> float:
+    """Epochs of tuning that some seconds have room for, the first stages of a few views included."""
+    work = n_photos * relative_work(setting) / relative_work(rates.base)
+    if rates.view_per_s:
+        seconds -= min(VIEWS_SHARE * seconds, MAX_VIEWS * work / rates.view_per_s)
+    return max(0.0, seconds * rates.step_per_s / work)
+
+
+def tuned_share(n_epochs: float) -> float:
+    """Share of the frozen features' loss that so many epochs of tuning leave, as met on the sets of docs/recipe.md."""
+    return 1 - MOST_GAIN * min(1.0, max(0.0, (n_epochs - 1) / (ENOUGH_EPOCHS - 1)))
+
+
+def chosen_text(trials: Sequence[Trial], best: Trial) -> str:
+    """What a choice came to, in one line for people."""
+    first = trials[0]
+    errors = f"{100 * best.error:.1f} % wrong out of fold on {best.n_photos:,} photos"
+    if best is first:
+        return f"chosen: {best.setting}; {errors}, and none of {len(trials) - 1} other settings was better in this time"
+    return f"chosen: {best.setting}; {errors}, where {first.setting} has {100 * first.error:.1f} %"
+
+
+def tuning_s(plan: Plan, setting: Setting, elapsed_s: float, n_judged: int) -> float:
+    """Seconds left for tuning once the probe is there: the tuned network must still be judged and written.
+
+    Args:
+        plan: of the run.
+        setting: of the frozen pass.
+        elapsed_s: seconds of the run until now.
+        n_judged: photos of the valid and the test part.
+    """
+    # Tuned weights are judged in fp32, which takes up to twice as long as the features' bf16.
+    judge_s = plan.rates.engine_s + 2 * forward_s(plan.rates, setting, n_judged)
+    return plan.budget_s - elapsed_s - judge_s - WRITE_S

@@ -1,0 +1,329 @@
+"""One process of a training run: its share of each batch, in pieces that fit into memory.
+
+A batch is the same however many processes and pieces it is divided into: the same photos, changed in the same way, and
+the gradient of their mean loss. Gradients are summed after the backward pass and not within it, so that a process that
+runs out of memory leaves no other waiting, and all of them begin the same step again with smaller pieces.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy, one_hot
+
+from heeler.data.rows import Rows
+from heeler.errors import ResourceError
+from heeler.learn.augment import augment, seed_of
+from heeler.learn.checkpoint import Checkpoint, from_bytes, to_bytes
+from heeler.learn.depthwise import FastDepthwise
+from heeler.learn.stages import Views, first_stages, last_stages
+from heeler.records import IntArray, Note, OnEvent, Preprocessing, Recipe
+
+BATCH_SIZE = 32
+GPU_BATCH_SIZE = 64
+EVALUATE_BATCH = 64
+OUT_OF_MEMORY = (
+    "out of memory",
+    "can't allocate memory",
+    "cannot allocate memory",
+    "not enough memory",
+    "alloc_failed",
+)
+
+Job = Literal["training", "judging"]
+
+
+class Team:
+    """The processes that train one network together; alone, every question is answered at once.
+
+    Args:
+        accelerator: accelerate's, which knows the processes and their devices.
+    """
+
+    def __init__(self, accelerator: Any) -> None:
+        self._accelerator = accelerator
+        self.n: int = accelerator.num_processes
+        self.rank: int = accelerator.process_index
+        self.is_main: bool = accelerator.is_main_process
+
+    def share(self, n_photos: int) -> range:
+        """This process's places in a batch; none where there are fewer photos than processes."""
+        return range(n_photos * self.rank // self.n, n_photos * (self.rank + 1) // self.n)
+
+    def sum(self, values: Sequence[float]) -> list[float]:
+        """Each value summed over all processes."""
+        if self.n == 1:
+            return list(values)
+        mine = torch.tensor(values, dtype=torch.float64, device=self._accelerator.device)
+        total: list[float] = self._accelerator.reduce(mine, "sum").tolist()
+        return total
+
+    def first(self, values: Sequence[float]) -> list[float]:
+        """The main process's values, in every process."""
+        return self.sum([value if self.is_main else 0.0 for value in values])
+
+    def sum_in_place(self, tensors: Sequence[Tensor]) -> None:
+        """Sum tensors of one dtype over all processes, in one message."""
+        if self.n == 1 or not tensors:
+            return
+        total = self._accelerator.reduce(torch.cat([tensor.flatten() for tensor in tensors]), "sum")
+        for tensor, part in zip(tensors, total.split([tensor.numel() for tensor in tensors]), strict=True):
+            tensor.copy_(part.view(tensor.shape))
+
+    def first_checkpoint(self, checkpoint: Checkpoint | None) -> Checkpoint | None:
+        """The main process's checkpoint, in every process: the others may not see its disk."""
+        if self.n == 1:
+            return checkpoint
+        data = to_bytes(checkpoint) if checkpoint and self.is_main else b""
+        (n_bytes,) = self.first([len(data)])
+        if n_bytes == 0:
+            return None
+        message = torch.zeros(int(n_bytes), dtype=torch.uint8)
+        if self.is_main:
+            message = torch.frombuffer(bytearray(data), dtype=torch.uint8)
+        total = self._accelerator.reduce(message.to(self._accelerator.device), "sum")
+        return from_bytes(total.cpu().numpy().tobytes())
+
+
+class Worker:
+    """Gradients and logits of any number of photos.
+
+    Args:
+        accelerator: accelerate's: device and precision.
+        model: timm network with its head, on the device; trained in place.
+        rows: squares (S, S, 3) uint8 of all photos.
+        labels: (N,) int64 class numbers.
+        spec: the preprocessing that made the rows.
+        recipe: batch size, augmentation, mixing, label smoothing.
+        tell: told of notes.
+    """
+
+    def __init__(
+        self,
+        accelerator: Any,
+        model: Any,
+        rows: Rows,
+        labels: Tensor,
+        spec: Preprocessing,
+        recipe: Recipe,
+        tell: OnEvent,
+    ) -> None:
+        self.accelerator, self.model, self.team = accelerator, model, Team(accelerator)
+        self.device: torch.device = accelerator.device
+        self.batch_size = recipe.batch_size or (BATCH_SIZE if self.device.type == "cpu" else GPU_BATCH_SIZE)
+        # Photos computed at once.
+        self.pieces: dict[Job, int] = {"training": -(-self.batch_size // self.team.n), "judging": EVALUATE_BATCH}
+        self.labels, self.spec = labels, spec
+        self._rows, self._recipe, self._tell = rows, recipe, tell
+        self._train_px = recipe.train_px or spec.image_px
+        self._norms = [one for one in model.modules() if isinstance(one, nn.modules.batchnorm._BatchNorm)]
+        self._learns_norms = False
+        self._views: Views | None = None
+
+    @property
+    def is_divided(self) -> bool:
+        """Whether the first stages were computed once, so that only the last ones are trained."""
+        return self._views is not None
+
+    def divide(self, train: IntArray, valid: IntArray, n_views: int, until_s: float) -> None:
+        """Compute the first stages of photos once, as they are and in other views; nothing where time is too short.
+
+        Args:
+            train: rows to train on.
+            valid: rows to judge on; they are seen as they are alone.
+            n_views: views at most, the photo as prediction sees it among them.
+            until_s: of ``time.perf_counter``; no view is begun that would end later.
+
+        Raises:
+            ResourceError: the disk is full.
+        """
+        views, seed = Views(len(self.labels), np.concatenate([train, valid]), n_views), self._recipe.seed
+        self.model.eval()
+
+        def make(wanted: IntArray) -> Tensor:
+            preset = self._recipe.augment if views.n_views else "none"
+            chance = seed_of(seed, -1 - views.n_views, int(wanted[0]))
+            batch = self._photos(wanted, range(len(wanted)), preset, chance, self.spec.image_px)
+            with torch.inference_mode(), self.accelerator.autocast():
+                return first_stages(self.model, batch)
+
+        while views.n_views < n_views and views.add(make, len(train) if views.n_views else None, until_s):
+            self._views = views
+
+    def begin(self, groups: Sequence[Sequence[nn.Parameter]], *, learns_norms: bool) -> None:
+        """From now on train these parameters alone; the statistics of batch normalisation too where asked for."""
+        self.model.requires_grad_(False)
+        for parameter in (one for group in groups for one in group):
+            parameter.requires_grad_(True)
+        self._learns_norms = learns_norms
+        self.model.eval()
+
+    def gradient(self, wanted: IntArray, seed: int) -> float:
+        """Leave the gradient of a batch's mean loss in the parameters.
+
+        Args:
+            wanted: (B,) rows of the batch, the same in every process.
+            seed: of this step, from ``seed_of``.
+
+        Returns:
+            The mean loss in nats, the same in every process; it may not be finite.
+
+        Raises:
+            ResourceError: the memory is too small for one photo.
+        """
+        if not self.model.training:
+            self.model.train()
+            self._set_norms(self._learns_norms)
+        mine = self.team.share(len(wanted))
+        statistics = [buffer for norm in self._norms for buffer in norm.buffers()] if self._learns_norms else []
+        before = [buffer.clone() for buffer in statistics]
+
+        def attempt(n_piece: int) -> float:
+            self.model.zero_grad(set_to_none=True)
+            for buffer, old in zip(statistics, before, strict=True):
+                buffer.copy_(old)
+            torch.manual_seed(seed)
+            total = torch.zeros((), device=self.device)
+            for piece in _cut(mine, n_piece):
+                loss = self._loss(wanted, piece, seed) / len(wanted)
+                self.accelerator.backward(loss)
+                total += loss.detach()
+            return float(total)
+
+        loss = self._fit("training", attempt)
+        self._sum_gradients(statistics, len(mine) / len(wanted))
+        return loss
+
+    def logits(self, model: Any, wanted: IntArray) -> Tensor:
+        """Answers of a network to photos as prediction will see them: (n, K) float32 on the CPU, in every process.
+
+        Raises:
+            ResourceError: the memory is too small for one photo.
+        """
+        model.eval()
+        mine = self.team.share(len(wanted))
+        logits = torch.zeros(len(wanted), model.num_classes, device=self.device)
+
+        def attempt(n_piece: int) -> float:
+            with torch.inference_mode(), self.accelerator.autocast():
+                for piece in _cut(mine, n_piece):
+                    photos = self._input(wanted, piece, "none", 0, self.spec.image_px)
+                    logits[piece.start : piece.stop] = self._answers(model, photos).float()
+            return 0.0
+
+        self._fit("judging", attempt)
+        self.team.sum_in_place([logits])
+        return logits.cpu()
+
+    def _loss(self, wanted: IntArray, piece: range, seed: int) -> Tensor:
+        """Sum of the losses of some places of a batch."""
+        recipe = self._recipe
+        if self._learns_norms:
+            self._set_norms(len(piece) > 1)  # one photo has no statistics to learn from
+        photos = self._input(wanted, piece, recipe.augment, seed, self._train_px)
+        targets = self._targets(wanted, piece)
+        if recipe.mixup > 0:
+            photos, targets = self._mix(photos, targets, wanted, piece, seed)
+        with self.accelerator.autocast(), FastDepthwise() if self.device.type == "cpu" else nullcontext():
+            logits = self._answers(self.model, photos)
+        return cross_entropy(logits.float(), targets, label_smoothing=recipe.label_smoothing, reduction="sum")
+
+    def _mix(self, photos: Tensor, targets: Tensor, wanted: IntArray, piece: range, seed: int) -> tuple[Tensor, Tensor]:
+        """Mixup (Zhang et al. 2018): the first photo of a batch with the last, the second with the last but one.
+
+        Batches are in random order, so partners are random; and the partners of a piece are a piece.
+        """
+        n, recipe = len(wanted), self._recipe
+        partners = range(n - piece.stop, n - piece.start)
+        others = photos if partners == piece else self._input(wanted, partners, recipe.augment, seed, self._train_px)
+        shares = np.random.default_rng([seed, 1]).beta(recipe.mixup, recipe.mixup, n).astype(np.float32)
+        own = torch.from_numpy(shares[piece.start : piece.stop]).to(self.device)
+        mixed = torch.lerp(others.flip(0), photos, own.view(-1, 1, 1, 1))
+        both = [one_hot(each, self.model.num_classes).float() for each in (self._targets(wanted, partners), targets)]
+        return mixed.contiguous(memory_format=torch.channels_last), torch.lerp(both[0].flip(0), both[1], own[:, None])
+
+    def _answers(self, model: Any, batch: Tensor) -> Tensor:
+        logits: Tensor = last_stages(model, batch) if self.is_divided else model(batch)
+        return logits
+
+    def _input(self, wanted: IntArray, piece: range, preset: str, seed: int, out_px: int) -> Tensor:
+        """Some places of a batch as what is trained takes them: photos, or the activations of their first stages."""
+        if self._views is None:
+            return self._photos(wanted, piece, preset, seed, out_px)
+        chance = np.random.default_rng([seed, 2]).integers(self._views.n_views, size=len(wanted))
+        views = np.zeros_like(chance) if preset == "none" else chance
+        return self._views.take(views[piece.start : piece.stop], wanted[piece.start : piece.stop]).to(self.device)
+
+    def _photos(self, wanted: IntArray, piece: range, preset: str, seed: int, out_px: int) -> Tensor:
+        """Some places of a batch as the network's input, changed as the preset says."""
+        pixels = torch.from_numpy(self._rows.take(wanted[piece.start : piece.stop])).to(self.device, non_blocking=True)
+        mean, std = self.spec.mean, self.spec.std
+        return augment(pixels, preset, seed=seed, mean=mean, std=std, out_px=out_px, first=piece.start)
+
+    def _targets(self, wanted: IntArray, piece: range) -> Tensor:
+        return self.labels[wanted[piece.start : piece.stop]].to(self.device)
+
+    def _set_norms(self, learn: bool) -> None:
+        for norm in self._norms:
+            norm.train(learn)
+
+    def _sum_gradients(self, statistics: Sequence[Tensor], share: float) -> None:
+        """Make the gradients, and the mean of what batch normalisation learnt, those of the whole batch."""
+        if self.team.n == 1:
+            return
+        trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        for parameter in trained:
+            if parameter.grad is None:  # no photo of this batch was for this process
+                parameter.grad = torch.zeros_like(parameter)
+        floats = [buffer for buffer in statistics if buffer.is_floating_point()]
+        for buffer in floats:
+            buffer.mul_(share)
+        self.team.sum_in_place([*(parameter.grad for parameter in trained if parameter.grad is not None), *floats])
+
+    def _fit(self, job: Job, attempt: Callable[[int], float]) -> float:
+        """Do a job with as many photos at once as memory has room for, in all processes; the sum of what it returns."""
+        while True:
+            short, value = False, 0.0
+            try:
+                value = attempt(self.pieces[job])
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                short = True
+            # Beyond the except block, nothing holds what the attempt had made.
+            n_short, total = self.team.sum([short, value])
+            if not n_short:
+                return total
+            self._halve(job)
+
+    def _halve(self, job: Job) -> None:
+        from accelerate.utils.memory import clear_device_cache
+
+        n_before, self.pieces[job] = self.pieces[job], self.pieces[job] // 2
+        if n_before == 1:
+            raise ResourceError(
+                f"the memory of {self.device} is too small for {job} with one photo at a time",
+                hint="close other programs, or use a smaller --image-px or a smaller --backbone",
+            )
+        self.model.zero_grad(set_to_none=True)
+        clear_device_cache(garbage_collection=True)
+        kept = f"; a step is still {self.batch_size} photos" if job == "training" else ""
+        self._tell(Note(f"{job}: out of memory with {n_before} photos at once, so {n_before // 2} from now on{kept}"))
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that the memory of the device or of the machine is full."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error).lower() for words in OUT_OF_MEMORY)
+
+
+def _cut(places: range, n_piece: int) -> Iterator[range]:
+    """A range in pieces of at most so many."""
+    for start in range(places.start, places.stop, n_piece):
+        yield range(start, min(start + n_piece, places.stop))

@@ -1,0 +1,184 @@
+"""What a run is asked to do, and what it means to do with its minutes: frozen records that travel between the rooms."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from heeler.records import Fit, Recipe, short_hash
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """What the user chose; every field has the default of ``heeler train``.
+
+    Args:
+        out: run folder to make; ``runs/<source's name>-<n>`` where None.
+        labels: CSV that renames, merges or drops class folders.
+        nested: the class is the whole path below the source, not its first level.
+        test: share of the photos to keep for the headline figure, in [0, 1).
+        valid: share of the rest to keep for choosing, in (0, 1).
+        seed: of the split and of training.
+        group_by: a column of the CSV, or a regex on the path; photos of one group stay in one part.
+        minutes: how long the run may take; None where the recipe's epochs decide.
+        backbone: timm's name of the network; None lets the plan choose among the embedded ones.
+        weights: safetensors file with its pretrained weights, in place of the embedded or the hub's.
+        image_px: side of the network's input in pixels; None lets the plan choose, or the backbone.
+        fit: how a photo becomes a square; None lets the plan choose.
+        alpha: colour behind transparent pixels, 8-bit RGB.
+        recipe: fine-tuning. Epochs make it a fixed recipe, whatever the minutes; 0 of them without minutes leave the
+            probe.
+        resume: go on with the run that the same command began.
+        command: the words of the command line, for the report.
+    """
+
+    out: Path | None = None
+    labels: Path | None = None
+    nested: bool = False
+    test: float = 0.2
+    valid: float = 0.1
+    seed: int = 42
+    group_by: str | None = None
+    minutes: float | None = 5.0
+    backbone: str | None = None
+    weights: Path | None = None
+    image_px: int | None = None
+    fit: Fit | None = None
+    alpha: tuple[int, int, int] = (255, 255, 255)
+    recipe: Recipe = field(default_factory=Recipe)
+    resume: bool = False
+    command: tuple[str, ...] = ()
+
+    @property
+    def key(self) -> str:
+        """Names what decides the result: a run goes on only under the same."""
+        return short_hash(
+            {
+                **asdict(replace(self, out=None, resume=False, command=())),
+                "weights": str(self.weights),
+                "labels": str(self.labels),
+            }
+        )
+
+    @property
+    def budget_s(self) -> float:
+        """Seconds that the run may take; 0 where a fixed recipe decides."""
+        return 0.0 if self.minutes is None or self.recipe.epochs else 60 * self.minutes
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What the frozen pass looks at photos with: the network, the side of its input, and how a photo fills it."""
+
+    backbone: str
+    image_px: int
+    fit: Fit
+
+    def __str__(self) -> str:
+        return f"{self.backbone.removeprefix('tf_')}, {self.image_px} px, {self.fit}"
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A setting tried on a sample of the photos that train.
+
+    Args:
+        setting: what was tried.
+        n_photos: size of the sample.
+        error: of a linear head on its features, out of fold, in [0, 1].
+        loss: the same head's loss in nats after temperature; what settings are compared by.
+        rate_per_s: photos whose features are computed in a second.
+    """
+
+    setting: Setting
+    n_photos: int
+    error: float
+    loss: float
+    rate_per_s: float
+
+
+@dataclass(frozen=True)
+class PlannedStage:
+    """One line of a plan: a stage, the seconds it should take, and why it is there."""
+
+    name: str
+    seconds: float
+    why: str
+
+
+@dataclass(frozen=True)
+class Rates:
+    """What this machine does with these photos, as a calibration timed it.
+
+    Args:
+        base: the setting that was timed.
+        decode_per_s: photos read, decoded and kept in a second.
+        known: share of the photos that an earlier run has decoded, in [0, 1]; they cost nothing.
+        forward_per_s: photos whose features are computed in a second at ``base``.
+        view_per_s: photos whose first stages are computed in a second at ``base``; 0 where a network is not divided.
+        step_per_s: photos learnt from in a second at ``base``, by the layers that tuning trains.
+        fit_per_s: floating-point operations a second of the linear head.
+        engine_s: seconds that a network takes before its first photo.
+    """
+
+    base: Setting
+    decode_per_s: float
+    known: float
+    forward_per_s: float
+    view_per_s: float
+    step_per_s: float
+    fit_per_s: float
+    engine_s: float
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run will do with its minutes.
+
+    Args:
+        budget_s: seconds that the run may take.
+        first: setting that every photo is read at.
+        candidates: other settings that are tried on a sample; the best becomes the frozen pass.
+        n_found: photos there are.
+        n_read: photos that are read: fewer where the budget is too short for all.
+        n_sample: photos that each candidate is tried on.
+        rates: what it was computed from.
+        stages: what takes how long, in order.
+        chosen: setting of the frozen pass, once it is known.
+        tune_s: seconds for tuning, once they are known.
+    """
+
+    budget_s: float
+    first: Setting
+    candidates: tuple[Setting, ...]
+    n_found: int
+    n_read: int
+    n_sample: int
+    rates: Rates
+    stages: tuple[PlannedStage, ...]
+    chosen: Setting | None = None
+    tune_s: float | None = None
+
+    def seconds_of(self, name: str) -> float:
+        """What the plan gives to a stage."""
+        return sum(stage.seconds for stage in self.stages if stage.name == name)
+
+    def to_json(self) -> dict[str, Any]:
+        """The object that ``heeler plan --json`` prints."""
+        return asdict(self)
+
+
+def plan_from_json(value: dict[str, Any]) -> Plan:
+    """A plan that ``Plan.to_json`` wrote."""
+    rates = value["rates"]
+    return Plan(
+        **{
+            **value,
+            "first": Setting(**value["first"]),
+            "candidates": tuple(Setting(**each) for each in value["candidates"]),
+            "rates": Rates(**{**rates, "base": Setting(**rates["base"])}),
+            "stages": tuple(PlannedStage(**each) for each in value["stages"]),
+            "chosen": Setting(**value["chosen"]) if value["chosen"] else None,
+        }
+    )

@@ -1,0 +1,177 @@
+"""The plan: arithmetic that holds for a hundred photos and for a hundred thousand, for a minute and for an hour."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from heeler.learn.plan import (
+    CHOICE_SHARE,
+    MIN_OF_CLASS,
+    MIN_SAMPLE,
+    WRITE_S,
+    alternatives,
+    choose,
+    chosen_text,
+    epochs_in,
+    forward_s,
+    plan_rest,
+    plan_run,
+    relative_work,
+    tuned_share,
+    tuning_s,
+)
+from heeler.plans import Plan, Rates, Setting, Trial, plan_from_json
+
+BASE = Setting("tf_efficientnet_lite0", 224, "crop")
+RATES = Rates(
+    base=BASE,
+    decode_per_s=1400,
+    known=0.0,
+    forward_per_s=200,
+    view_per_s=160,
+    step_per_s=80,
+    fit_per_s=9.5e10,
+    engine_s=1.5,
+)
+FREE = ("backbone", "image_px", "fit")
+ELAPSED_S = 4.0
+
+
+def planned(
+    minutes: float, n_photos: int, *, n_classes: int = 10, rates: Rates = RATES, free: tuple[str, ...] = FREE
+) -> Plan:
+    counts = [n_photos // n_classes + (k < n_photos % n_classes) for k in range(n_classes)]
+    return plan_run(60 * minutes, ELAPSED_S, counts, rates, free)
+
+
+@pytest.mark.parametrize("minutes", [0.5, 1, 2, 5, 15, 60])
+@pytest.mark.parametrize("n_photos", [60, 600, 3_000, 10_000, 100_000, 1_000_000])
+def test_every_plan_fills_its_minutes_and_no_more(minutes: float, n_photos: int) -> None:
+    plan = planned(minutes, n_photos)
+    least_s = ELAPSED_S + WRITE_S + 10 * MIN_OF_CLASS / 100
+    assert all(stage.seconds >= 0 for stage in plan.stages)
+    assert sum(stage.seconds for stage in plan.stages) == pytest.approx(max(60 * minutes, least_s), rel=0.01)
+    assert plan.seconds_of("choose") <= CHOICE_SHARE * 60 * minutes + 1e-6
+    assert 0 < plan.n_read <= plan.n_found == n_photos
+    assert plan.n_sample <= plan.n_read
+    assert not plan.candidates or plan.n_sample >= min(MIN_SAMPLE, plan.n_read)
+
+
+def test_time_is_first_taken_from_pixels_and_then_from_photos() -> None:
+    plans = [planned(1, n) for n in (1_000, 9_000, 15_000, 60_000, 400_000)]
+    sides = [plan.first.image_px for plan in plans]
+    assert sides == sorted(sides, reverse=True)
+    assert sides[0] == 224 and sides[-1] == 128
+    assert [plan.n_read == plan.n_found for plan in plans] == [True, True, True, False, False]
+    assert all(plan.first.image_px == 128 for plan in plans if plan.n_read < plan.n_found)
+    assert "too little time" in next(stage.why for stage in plans[-1].stages if stage.name == "decode")
+
+
+def test_pixels_that_the_user_chose_stay() -> None:
+    plan = planned(1, 400_000, free=("fit",))
+    assert plan.first == BASE
+    assert plan.n_read < planned(1, 400_000).n_read
+
+
+def test_a_class_is_never_lost() -> None:
+    plan = planned(0.2, 100_000, n_classes=50)
+    assert plan.n_read >= 50 * MIN_OF_CLASS
+
+
+def test_what_is_known_from_an_earlier_run_costs_nothing() -> None:
+    cold, warm = planned(5, 10_000), planned(5, 10_000, rates=replace(RATES, known=1.0))
+    assert warm.seconds_of("decode") == 0 < cold.seconds_of("decode")
+    assert "100 % of them known" in next(stage.why for stage in warm.stages if stage.name == "decode")
+
+
+def test_only_what_was_left_to_the_plan_is_tried() -> None:
+    assert {setting.fit for setting in alternatives(BASE, ("image_px",))} == {"crop"}
+    assert {setting.image_px for setting in alternatives(BASE, ("fit",))} == {224}
+    assert {setting.backbone for setting in alternatives(BASE, ("fit", "image_px"))} == {BASE.backbone}
+    assert alternatives(BASE, ()) == []
+    everything = alternatives(BASE, FREE)
+    assert BASE not in everything and len(everything) == len(set(everything))
+    other = Setting("resnet18", 224, "crop")
+    assert {setting.backbone for setting in alternatives(other, FREE)} == {"resnet18"}  # no weights of others at hand
+
+
+def test_more_minutes_try_more() -> None:
+    counts = [len(planned(minutes, 3_000).candidates) for minutes in (0.6, 1, 2, 5)]
+    assert counts == sorted(counts) and counts[-1] > counts[0]
+    samples = [planned(minutes, 30_000).n_sample for minutes in (5, 15, 60)]
+    assert samples == sorted(samples)
+
+
+def test_work_grows_with_pixels_and_network() -> None:
+    assert relative_work(BASE) == 1
+    assert relative_work(replace(BASE, image_px=448)) == 4
+    assert relative_work(replace(BASE, backbone="tf_efficientnet_lite2")) > 1
+    assert forward_s(RATES, replace(BASE, image_px=448), 200) == pytest.approx(4)
+
+
+def trial(setting: Setting, loss: float, rate_per_s: float = 200) -> Trial:
+    return Trial(setting, 500, loss / 4, loss, rate_per_s)
+
+
+def test_the_smallest_expected_loss_wins_where_its_pass_fits_into_the_time() -> None:
+    first = trial(BASE, 0.5)
+    large = trial(replace(BASE, image_px=288), 0.45, 100)
+    huge = trial(replace(BASE, image_px=320), 0.3, 10)
+    plan = planned(5, 1_000)
+
+    def best(left_s: float, *trials: Trial) -> Trial:
+        return choose(plan, trials, plan.budget_s - left_s, 10, 700)
+
+    assert best(200, first, large, huge) == huge
+    assert best(60, first, large, huge) == large
+    assert best(6, first, large, huge) == first
+    assert best(200, first, trial(replace(BASE, fit="pad"), 0.6)) == first
+    # Pixels that leave no time for tuning must be better by more than tuning brings.
+    assert best(200, first, trial(replace(BASE, image_px=320), 0.45, 10)) == first
+    assert "320 px" in chosen_text([first, large, huge], huge) and "12.5 %" in chosen_text([first, large, huge], huge)
+    assert "none of 2 other" in chosen_text([first, large, huge], first)
+
+
+def test_epochs_grow_with_seconds_and_shrink_with_pixels_and_photos() -> None:
+    assert epochs_in(RATES, BASE, 1_000, 0) == 0
+    assert epochs_in(RATES, BASE, 1_000, 60) == pytest.approx((60 - 0.35 * 60) * 80 / 1_000)
+    assert epochs_in(RATES, BASE, 1_000, 600) == pytest.approx((600 - 6 * 1_000 / 160) * 80 / 1_000)
+    whole = replace(RATES, view_per_s=0.0, step_per_s=30)
+    assert epochs_in(whole, BASE, 1_000, 100) == pytest.approx(3)
+    assert epochs_in(whole, replace(BASE, image_px=448), 1_000, 100) == pytest.approx(0.75)
+
+
+def test_tuning_is_expected_to_bring_something_from_the_second_epoch_on() -> None:
+    assert tuned_share(0) == tuned_share(1) == 1
+    assert 0.5 < tuned_share(100) == tuned_share(6) < tuned_share(3) < 1
+
+
+def test_after_the_choice_the_rest_is_planned_anew() -> None:
+    plan = planned(5, 3_000)
+    best = replace(BASE, image_px=288, fit="squash")
+    elapsed_s = ELAPSED_S + plan.seconds_of("decode") + plan.seconds_of("split") + plan.seconds_of("choose") + 6
+    after = plan_rest(plan, best, 100, elapsed_s, 10)
+    assert after.chosen == best
+    assert after.seconds_of("features") == pytest.approx(30)
+    assert after.seconds_of("decode again") > 0
+    names = [stage.name for stage in after.stages]
+    assert names.index("choose") < names.index("decode again") < names.index("features") < names.index("tune")
+    # What was lost before the choice is missing from the tuning.
+    assert sum(stage.seconds for stage in after.stages) == pytest.approx(300 - 6, abs=0.01)
+    same = plan_rest(plan, plan.first, 200, elapsed_s, 10)
+    assert same.seconds_of("decode again") == 0
+
+
+def test_tuning_leaves_time_to_judge_and_write() -> None:
+    plan = planned(5, 3_000)
+    assert tuning_s(plan, BASE, 100, 900) == pytest.approx(300 - 100 - 1.5 - 9 - WRITE_S)
+    assert tuning_s(plan, BASE, 299, 900) < 0
+
+
+def test_a_plan_survives_being_kept() -> None:
+    plan = planned(5, 3_000)
+    for each in (plan, plan_rest(plan, BASE, 100, 30, 10), replace(plan, tune_s=12.5)):
+        assert plan_from_json(json.loads(json.dumps(each.to_json()))) == each
