@@ -67,7 +67,7 @@ def compare(name: str, photos: Path, engine: str, minutes: float, image_px: int)
     with cold_cache() as cache:
         source = photos / FOLDERS[name] if name in FOLDERS else prepare_demo(cache)
         run = cache / "run"
-        done = run_step(engine, "heeler", "train", source, "--out", run, "--json", cache=cache)
+        done = run_step(engine, "heeler", "train", source, "--epochs", 0, "--out", run, "--json", cache=cache)
         if done.answer["estimate"] != "test":
             sys.exit(f"{name} is too small for a test part that both tools could be judged on")
         n_test = done.answer["n_test"]

@@ -23,6 +23,8 @@ from processes import Measured, cold_cache, machine, pin_to_cores, run_step, war
 N_LARGE_PHOTOS = 240
 N_CLASSES, N_MIDDLE_PHOTOS = 6, 2527
 N_HELP_RUNS = 11
+# The linear head on frozen features alone, however many minutes there are.
+PROBE = ("--epochs", "0")
 
 
 @dataclass(frozen=True)
@@ -172,7 +174,7 @@ def measure_memory(settings: Settings) -> list[Figure]:
         peaks = []
         for _ in range(settings.repeats):
             with cold_cache() as cache:
-                args = ("train", settings.woof, "--out", cache / "run", "--json")
+                args = ("train", settings.woof, *PROBE, "--out", cache / "run", "--json")
                 run = run_step(engine, "heeler", *args, cache=cache, watch_memory=True)
             peaks.append(run.peak_bytes / 1e9)
         work = f"peak memory beyond the memory map, 9,025 photos, {_installed(engine)}"
@@ -196,7 +198,7 @@ MEASURES: dict[str, Callable[[Settings], list[Figure]]] = {
 
 def _train(row: str, source: Path | None, settings: Settings, goals: dict[str, float]) -> list[Figure]:
     figures = []
-    verb = ("train", str(source)) if source else ("demo",)
+    verb = ("train", str(source), *PROBE) if source else ("demo",)
     for engine in settings.engines:
         cold: list[Measured] = []
         warm: list[Measured] = []

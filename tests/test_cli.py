@@ -16,17 +16,21 @@ from heeler import cli, doctor
 from heeler.errors import BundleError
 from heeler.options import parse_colour
 
-VERBS = ("train", "predict", "check", "demo", "doctor")
+VERBS = ("train", "plan", "predict", "check", "preview", "demo", "doctor")
 DATA_OPTIONS = {"--labels", "--nested", "--test", "--valid", "--seed", "--group-by", "--alpha"}
 TRAIN_OPTIONS = DATA_OPTIONS | {
     "--out", "--backbone", "--weights", "--image-px", "--fit", "--epochs", "--frozen-epochs", "--batch-size", "--lr",
-    "--augment", "--quiet",
+    "--augment", "--quiet", "--minutes", "--resume",
 }  # fmt: skip
 OPTIONS = {
     "train": TRAIN_OPTIONS,
     "predict": {"--out", "--top", "--sort-into"},
+    "plan": DATA_OPTIONS - {"--test", "--valid", "--seed", "--alpha"}
+    | {"--minutes", "--backbone", "--weights", "--image-px", "--fit"},
     "check": DATA_OPTIONS,
-    "demo": {"--out", "--quiet"},
+    "preview": DATA_OPTIONS - {"--test", "--valid"}
+    | {"--out", "--augment", "--photos", "--variants", "--image-px", "--fit"},
+    "demo": {"--out", "--quiet", "--minutes"},
     "doctor": set(),
 }
 

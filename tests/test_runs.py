@@ -7,14 +7,16 @@ import os
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from heeler.clock import Clock
 from heeler.errors import ResourceError, UsageError
+from heeler.plans import TrainOptions
 from heeler.records import Done, Epoch, Event, Note, Progress, Stage, ignore_events
-from heeler.runs import claim_run, discard_unfinished
+from heeler.runs import CHECKPOINT, claim_run, discard_unfinished, finish_run
 
 
 @pytest.fixture
@@ -27,27 +29,33 @@ def source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "photos"
 
 
+def claim(out: Path | None, source: Path, name: str) -> Path:
+    """A new run's folder, nothing chosen but its place."""
+    return claim_run(TrainOptions(out=out), source, name)
+
+
 def refused(out: Path | None, source: Path, *words: str) -> None:
     with pytest.raises(UsageError) as caught:
-        claim_run(out, source, "photos")
+        claim(out, source, "photos")
     assert "--out" in caught.value.hint
     for word in words:
         assert word in caught.value.message
 
 
 def test_names_are_counted_from_one(source: Path) -> None:
-    assert [claim_run(None, source, "photos") for _ in range(3)] == [Path(f"runs/photos-{n}") for n in (1, 2, 3)]
+    assert [claim(None, source, "photos") for _ in range(3)] == [Path(f"runs/photos-{n}") for n in (1, 2, 3)]
+    (Path("runs/photos-2") / "run.json").unlink()
     Path("runs/photos-2").rmdir()
-    assert claim_run(None, source, "photos") == Path("runs/photos-2")
+    assert claim(None, source, "photos") == Path("runs/photos-2")
     Path("runs/photos-4").write_text("a file of the user's")
     Path("runs/photos-5").symlink_to("nowhere")
-    assert claim_run(None, source, "photos") == Path("runs/photos-6")
+    assert claim(None, source, "photos") == Path("runs/photos-6")
     assert Path("runs/photos-4").read_text() == "a file of the user's"
 
 
 def test_runs_that_begin_at_once_do_not_share_a_folder(source: Path) -> None:
     with ThreadPoolExecutor(16) as pool:
-        runs = list(pool.map(lambda _: claim_run(None, source, "photos"), range(64)))
+        runs = list(pool.map(lambda _: claim(None, source, "photos"), range(64)))
     assert len(set(runs)) == 64
 
 
@@ -67,17 +75,39 @@ def test_runs_that_begin_at_once_do_not_share_a_folder(source: Path) -> None:
     ],
 )
 def test_any_name_of_photos_becomes_a_folder_s_name(source: Path, name: str, folder: str) -> None:
-    assert claim_run(None, source, name) == Path("runs") / folder
+    assert claim(None, source, name) == Path("runs") / folder
     assert (Path("runs") / folder).is_dir()
 
 
 def test_the_user_s_choice_is_made_with_all_folders_above(source: Path, tmp_path: Path) -> None:
-    assert claim_run(tmp_path / "a" / "b" / "c", source, "photos") == tmp_path / "a" / "b" / "c"
-    assert claim_run(tmp_path / "a" / "b" / "c", source, "photos").is_dir()  # an empty folder is free
+    assert claim(tmp_path / "a" / "b" / "c", source, "photos") == tmp_path / "a" / "b" / "c"
+    (tmp_path / "empty").mkdir()
+    assert claim(tmp_path / "empty", source, "photos").is_dir()
+
+
+def test_an_unfinished_run_is_gone_on_with_and_a_finished_one_is_not(source: Path, tmp_path: Path) -> None:
+    first, resumed = TrainOptions(), TrainOptions(resume=True)
+    assert claim_run(resumed, source, "photos") == Path("runs/photos-1")  # nothing to go on with: a new run
+    assert claim_run(first, source, "photos") == Path("runs/photos-2")
+    assert claim_run(TrainOptions(seed=7), source, "photos") == Path("runs/photos-3")
+    assert claim_run(resumed, source, "photos") == Path("runs/photos-2")
+    assert claim_run(TrainOptions(seed=7, resume=True), source, "photos") == Path("runs/photos-3")
+    assert claim_run(TrainOptions(seed=8, resume=True), source, "photos") == Path("runs/photos-4")
+    (Path("runs/photos-2") / "result.json").write_text("{}")
+    (Path("runs/photos-2") / CHECKPOINT).mkdir()
+    assert claim_run(resumed, source, "photos") == Path("runs/photos-2")  # stopped while it was tuned
+    finish_run(Path("runs/photos-2"))
+    with pytest.raises(UsageError, match="ended already"):
+        claim_run(resumed, source, "photos")
+    named = TrainOptions(out=tmp_path / "run", minutes=1)
+    assert claim_run(named, source, "photos") == claim_run(replace(named, resume=True), source, "photos")
+    with pytest.raises(UsageError) as caught:
+        claim_run(named, source, "photos")
+    assert "--resume" in caught.value.hint
 
 
 def test_what_holds_something_is_refused(source: Path, tmp_path: Path) -> None:
-    taken = claim_run(tmp_path / "taken", source, "photos")
+    taken = claim(tmp_path / "taken", source, "photos")
     (taken / ".hidden").touch()
     refused(taken, source, str(taken), "already")
     (tmp_path / "file").touch()
@@ -103,28 +133,28 @@ def test_a_place_inside_the_photos_is_refused_however_it_is_named(
     monkeypatch.chdir(source)
     refused(None, Path(), "inside the photos")
     assert [path.name for path in source.iterdir()] == ["1.jpg"]
-    assert claim_run(tmp_path / "photos-run", source, "photos").is_dir()  # beside it, with a name that begins alike
+    assert claim(tmp_path / "photos-run", source, "photos").is_dir()  # beside it, with a name that begins alike
 
 
 def test_a_table_s_folder_may_hold_the_run(source: Path) -> None:
     table = source / "labels.csv"
     table.write_text("path,label\n1.jpg,a\n")
-    assert claim_run(source / "run", table, "labels") == source / "run"
+    assert claim(source / "run", table, "labels") == source / "run"
 
 
 def test_a_place_that_may_not_be_written_is_named(source: Path, mount: Callable[..., Path], tmp_path: Path) -> None:
     read_only = mount("--bind", "-o", "ro", str(tmp_path))
     with pytest.raises(ResourceError, match="Read-only"):
-        claim_run(read_only / "run", source, "photos")
+        claim(read_only / "run", source, "photos")
 
 
 def test_an_unfinished_run_is_cleared_away_and_a_finished_one_stays(source: Path, tmp_path: Path) -> None:
-    run = claim_run(tmp_path / "run", source, "photos")
+    run = claim(tmp_path / "run", source, "photos")
     (run / "history.jsonl").touch()
     (run / "catalogue.csv").touch()
     (run / "model").mkdir()
     discard_unfinished(run)
-    assert sorted(path.name for path in run.iterdir()) == ["catalogue.csv", "history.jsonl", "model"]
+    assert sorted(path.name for path in run.iterdir()) == ["catalogue.csv", "history.jsonl", "model", "run.json"]
     (run / "model").rmdir()
     (run / "notes of the user's.txt").touch()
     discard_unfinished(run)

@@ -375,7 +375,7 @@ def test_photos_of_a_group_stay_in_one_part(trained_run: TrainedRun, tmp_path: P
 def test_the_function_does_what_the_command_does(trained_run: TrainedRun, tmp_path: Path) -> None:
     import heeler
 
-    options = heeler.TrainOptions(out=tmp_path / "run", image_px=64)
+    options = heeler.TrainOptions(out=tmp_path / "run", image_px=64, minutes=None)
     told: list[object] = []
     result = heeler.train(trained_run.source, options, told.append)
     assert isinstance(result, heeler.RunResult)

@@ -19,10 +19,9 @@ from heeler.errors import (
 )
 
 if TYPE_CHECKING:
+    from heeler.check import CheckResult as CheckResult
     from heeler.check import check as check
-    from heeler.records import (
-        CheckResult as CheckResult,
-    )
+    from heeler.plans import TrainOptions as TrainOptions
     from heeler.records import (
         Prediction as Prediction,
     )
@@ -37,7 +36,6 @@ if TYPE_CHECKING:
     )
     from heeler.ship.predict import Classifier as Classifier
     from heeler.ship.predict import load as load
-    from heeler.train import TrainOptions as TrainOptions
     from heeler.train import train as train
 
 __version__ = "0.1.0.dev0"
@@ -70,13 +68,13 @@ def __getattr__(name: str) -> object:
     Importing ``heeler.train`` puts that module under the name of the function in it, which is what users mean.
     """
     homes = {
-        "CheckResult": "heeler.records",
+        "CheckResult": "heeler.check",
         "Classifier": "heeler.ship.predict",
         "Prediction": "heeler.records",
         "Recipe": "heeler.records",
         "RunResult": "heeler.records",
         "Scores": "heeler.records",
-        "TrainOptions": "heeler.train",
+        "TrainOptions": "heeler.plans",
         "check": "heeler.check",
         "load": "heeler.ship.predict",
         "train": "heeler.train",

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from heeler.clock import Clock
 from heeler.data.catalogue import read_source
@@ -13,7 +14,67 @@ from heeler.data.duplicates import near_duplicates
 from heeler.data.pixels import read_photos
 from heeler.data.split import MIN_PHOTOS_PER_CLASS, find_problems, split_photos
 from heeler.errors import DataError
-from heeler.records import Catalogue, CheckResult, OnEvent, Part, Photo, Preprocessing, ignore_events
+from heeler.records import Catalogue, OnEvent, Part, Photo, Preprocessing, ignore_events
+
+
+@dataclass(frozen=True)
+class CheckResult:
+    """What ``heeler check`` found in a source, without training.
+
+    Args:
+        source: the folder, table or archive as the user named it.
+        n_found: files found, usable or not.
+        n_usable: photos that training could use.
+        classes: (class, usable photos), in class order.
+        size_px: (smallest, median, largest) as (width, height) in pixels; None where no photo is usable.
+        left_out: (path, status, reason) of each file that training would not use.
+        exact_duplicates: groups of paths whose bytes are the same.
+        near_duplicates: pairs of paths that look the same.
+        label_conflicts: (path, class, path, class) of photos that look the same under different classes.
+        across_parts: (path, part, path, part) of photos that look the same and fall into different parts.
+        too_small: (class, usable photos) of classes with too few photos.
+        problems: why training could not start; empty where it could.
+        seconds: wall time of the check.
+        rates_per_s: photos for each second, by stage.
+    """
+
+    source: str
+    n_found: int
+    n_usable: int
+    classes: tuple[tuple[str, int], ...]
+    size_px: tuple[tuple[int, int], tuple[int, int], tuple[int, int]] | None
+    left_out: tuple[tuple[str, str, str], ...]
+    exact_duplicates: tuple[tuple[str, ...], ...]
+    near_duplicates: tuple[tuple[str, str], ...]
+    label_conflicts: tuple[tuple[str, str, str, str], ...]
+    across_parts: tuple[tuple[str, str, str, str], ...]
+    too_small: tuple[tuple[str, int], ...]
+    problems: tuple[str, ...]
+    seconds: float
+    rates_per_s: dict[str, float]
+
+    def to_json(self) -> dict[str, Any]:
+        """The object that ``heeler check --json`` prints."""
+        pair = ("path_a", "path_b")
+        labels = ("path_a", "label_a", "path_b", "label_b")
+        parts = ("path_a", "part_a", "path_b", "part_b")
+        sizes = zip(("min", "median", "max"), self.size_px or (), strict=False)
+        return {
+            "source": self.source,
+            "n_found": self.n_found,
+            "n_usable": self.n_usable,
+            "classes": dict(self.classes),
+            "size_px": {name: list(size) for name, size in sizes} or None,
+            "left_out": [dict(zip(("path", "status", "reason"), row, strict=True)) for row in self.left_out],
+            "exact_duplicates": [list(group) for group in self.exact_duplicates],
+            "near_duplicates": [dict(zip(pair, row, strict=True)) for row in self.near_duplicates],
+            "label_conflicts": [dict(zip(labels, row, strict=True)) for row in self.label_conflicts],
+            "across_parts": [dict(zip(parts, row, strict=True)) for row in self.across_parts],
+            "too_small": dict(self.too_small),
+            "problems": list(self.problems),
+            "seconds": round(self.seconds, 3),
+            "rates_per_s": {name: round(value, 1) for name, value in self.rates_per_s.items()},
+        }
 
 
 def check(

@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-import errno
 import io
 import json as json_format
 import os
 import sys
 import traceback
-import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 import heeler
 from heeler import options
 from heeler.errors import HeelerError, UsageError
+from heeler.exits import explain, give_up_stdout, prepare_process, print_json, tell_error
 
 if TYPE_CHECKING:
-    from heeler.records import Prediction
-    from heeler.train import TrainOptions
+    from heeler.plans import TrainOptions
 
 
 ENDING = "Exit codes: 0 done, 1 the job failed, 2 wrong usage, 3 photos unusable, 4 model not trusted, 130 interrupted."
@@ -36,7 +34,7 @@ def build_app() -> typer.Typer:
         context_settings={"help_option_names": ["--help", "-h"], "max_content_width": 110},
     )
     app.callback(invoke_without_command=True, epilog=ENDING)(_begin)
-    for verb in (train, predict, check, demo, doctor):
+    for verb in (train, plan, predict, check, preview, demo, doctor):
         app.command()(verb)
     return app
 
@@ -74,16 +72,18 @@ def train(
     valid: options.Valid = 0.1,
     seed: options.Seed = 42,
     group_by: options.GroupBy = None,
-    backbone: options.Backbone = "tf_efficientnet_lite0",
+    minutes: options.Minutes = None,
+    backbone: options.Backbone = None,
     weights: options.Weights = None,
     image_px: options.ImagePx = None,
-    fit: options.Fitting = "crop",
+    fit: options.ChosenFit = None,
     alpha: options.Alpha = "#ffffff",
-    epochs: options.Epochs = 0,
+    epochs: options.Epochs = None,
     frozen_epochs: options.FrozenEpochs = 1,
     batch_size: options.BatchSize = None,
     lr: options.LearningRate = None,
     augment: options.Augment = "photo",
+    resume: options.Resume = False,
     quiet: options.Quiet = False,
     json: options.Json = False,
     debug: options.Debug = False,
@@ -93,7 +93,7 @@ def train(
     \b
     Examples:
       heeler train photos/
-      heeler train photos/ --epochs 3 --fit squash --out runs/first
+      heeler train photos/ --minutes 15 --out runs/first
       heeler train labels.csv --group-by plot_id --json > result.json
     """
     _need(source, "a folder of photos, a table or an archive")
@@ -101,17 +101,58 @@ def train(
         if file is not None:
             _need(file, "a file")
     colour = options.parse_colour(alpha)
+    if minutes is not None and epochs is not None:
+        raise UsageError("--minutes and --epochs exclude each other", hint="say how long, or how many epochs")
+    from heeler.plans import TrainOptions
     from heeler.records import Recipe
-    from heeler.train import TrainOptions
 
     recipe = Recipe(
-        epochs=epochs, frozen_epochs=frozen_epochs, batch_size=batch_size, lr=lr, augment=augment, seed=seed
+        epochs=epochs or 0, frozen_epochs=frozen_epochs, batch_size=batch_size, lr=lr, augment=augment, seed=seed
     )
     settings = TrainOptions(
         out=out, labels=labels, nested=nested, test=test, valid=valid, seed=seed, group_by=group_by, backbone=backbone,
-        weights=weights, image_px=image_px, fit=fit, alpha=colour, recipe=recipe, command=context.obj,
+        weights=weights, image_px=image_px, fit=fit, alpha=colour, recipe=recipe, resume=resume, command=context.obj,
+        minutes=(minutes or options.DEFAULT_MINUTES) if epochs is None else None,
     )  # fmt: skip
     return _train_and_tell(source, settings, json=json, quiet=quiet)
+
+
+def plan(
+    source: options.Source,
+    minutes: options.Minutes = options.DEFAULT_MINUTES,
+    labels: options.Labels = None,
+    nested: options.Nested = False,
+    group_by: options.GroupBy = None,
+    backbone: options.Backbone = None,
+    weights: options.Weights = None,
+    image_px: options.ImagePx = None,
+    fit: options.ChosenFit = None,
+    json: options.Json = False,
+    debug: options.Debug = False,
+) -> int:
+    """Show what train would do with its minutes, without training.
+
+    \b
+    Examples:
+      heeler plan photos/ --minutes 15
+      heeler plan photos/ --minutes 1 --json
+    """
+    _need(source, "a folder of photos, a table or an archive")
+    from heeler.planning import plan_only
+    from heeler.plans import TrainOptions
+    from heeler.terminal import listener, print_plan
+
+    settings = TrainOptions(
+        labels=labels, nested=nested, group_by=group_by, minutes=minutes, backbone=backbone, weights=weights,
+        image_px=image_px, fit=fit,
+    )  # fmt: skip
+    with listener(quiet=True) as on_event:
+        planned = plan_only(source, settings, on_event)
+    if json:
+        print_json(planned.to_json())
+    else:
+        print_plan(planned)
+    return 0
 
 
 def predict(
@@ -134,6 +175,7 @@ def predict(
     _need(model, "a model folder")
     if json and out == "-":
         raise UsageError("--json and --out - both want standard output", hint="name a file: --out predictions.csv")
+    from heeler.classify import classify
     from heeler.errors import DataError
     from heeler.ship.rows import expand_paths
 
@@ -146,9 +188,9 @@ def predict(
             f"no files were found in {', '.join(paths)}", hint="name a photo, or a folder with photos in it"
         )
     target = None if out in (None, "-") else Path(out or "-")
-    counts, answer = _predict_all(model, files, top, target, sort_into, json)
+    counts, answer = classify(model, files, top, target, sort_into, json)
     if json:
-        _print_json(answer)
+        print_json(answer)
     written = f", written to {target}" if target else ""
     copied = f", {answer['n_copied']:,} copied into {sort_into}" if sort_into else ""
     print(f"{counts['ok']:,} classified, {counts['unreadable']:,} unreadable{written}{copied}", file=sys.stderr)
@@ -188,15 +230,62 @@ def check(
             on_event=on_event,
         )  # fmt: skip
     if json:
-        _print_json(result.to_json())
+        print_json(result.to_json())
     else:
         print_check(result)
     return DataError.exit_code if result.problems else 0
 
 
+def preview(
+    source: options.Source,
+    out: options.Sheet = Path("preview.html"),
+    augment: options.Preset = None,
+    photos: options.Photos = 8,
+    variants: options.Variants = 5,
+    labels: options.Labels = None,
+    nested: options.Nested = False,
+    seed: options.Seed = 42,
+    group_by: options.GroupBy = None,
+    image_px: options.SheetPx = 224,
+    fit: options.Fitting = "crop",
+    alpha: options.Alpha = "#ffffff",
+    json: options.Json = False,
+    debug: options.Debug = False,
+) -> int:
+    """Show a few photos before and after augmentation.
+
+    It opens only the photos that it shows. An earlier sheet of heeler's is replaced; no other
+    file is, and nothing is written into the folder of the photos.
+
+    \b
+    Examples:
+      heeler preview photos/
+      heeler preview photos/ --augment overhead --fit squash --out overhead.png
+    """
+    _need(source, "a folder of photos, a table or an archive")
+    if labels is not None:
+        _need(labels, "a file")
+    colour = options.parse_colour(alpha)
+    from heeler.preview import preview as preview_photos
+    from heeler.terminal import listener
+
+    with listener() as on_event:
+        result = preview_photos(
+            source, out=out, augment=augment, n_photos=photos, n_variants=variants, labels=labels, nested=nested,
+            group_by=group_by, image_px=image_px, fit=fit, alpha=colour, seed=seed, on_event=on_event,
+        )  # fmt: skip
+    if json:
+        print_json(result.to_json())
+    else:
+        print(f"{result.n_photos:,} photos before and after augmentation: {result.sheet}")
+        print(f"pass the preset that you choose to heeler train: --augment {augment or 'NAME'}")
+    return 0
+
+
 def demo(
     context: typer.Context,
     out: options.Run = None,
+    minutes: options.Minutes = None,
     quiet: options.Quiet = False,
     json: options.Json = False,
     debug: options.Debug = False,
@@ -211,6 +300,7 @@ def demo(
     \b
     Examples:
       heeler demo
+      heeler demo --minutes 5
       heeler demo --out runs/solar-cells --json
     """
     from heeler.demo import CREDITS, prepare_demo
@@ -219,10 +309,9 @@ def demo(
     table = prepare_demo(cache_root() / "demo")
     if not quiet:
         print(CREDITS, end="\n\n", file=sys.stderr)
-    from heeler.records import Recipe
-    from heeler.train import TrainOptions
+    from heeler.plans import TrainOptions
 
-    settings = TrainOptions(out=out, recipe=Recipe(), command=context.obj)
+    settings = TrainOptions(out=out, minutes=minutes, command=context.obj)
     return _train_and_tell(table, settings, json=json, quiet=quiet)
 
 
@@ -240,7 +329,7 @@ def doctor(json: options.Json = False, debug: options.Debug = False) -> int:
 
     found = examine()
     if json:
-        _print_json(found.to_json())
+        print_json(found.to_json())
     else:
         print_doctor(found)
     return 0 if found.works else HeelerError.exit_code
@@ -253,47 +342,15 @@ def _train_and_tell(source: Path, settings: TrainOptions, *, json: bool, quiet: 
     with listener(quiet=quiet) as on_event:
         result = train_photos(source, settings, on_event)
     if json:
-        _print_json(result.to_json())
+        print_json(result.to_json())
     else:
         print_result(result)
     return 0
 
 
-def _predict_all(
-    model: Path, files: list[str], top: int, out: Path | None, folder: Path | None, json: bool
-) -> tuple[dict[str, int], dict[str, Any]]:
-    from heeler.ship.predict import predict_paths
-    from heeler.ship.rows import row_to_json, sort_into, write_predictions
-    from heeler.terminal import listener
-
-    in_answer = json and out is None
-    kept: list[Prediction] = []
-
-    def tapped(rows: Iterable[Prediction]) -> Iterator[Prediction]:
-        for row in rows:
-            if in_answer or folder is not None:
-                kept.append(row)
-            yield row
-
-    target = io.StringIO() if in_answer else out or sys.stdout
-    # A display that redraws itself and rows on the same screen would overwrite each other.
-    on_screen = out is None and not json and sys.stdout.isatty()
-    with listener(quiet=on_screen) as on_event:
-        counts = write_predictions(target, tapped(predict_paths(model, files, top=top, on_event=on_event)), top)
-    answer: dict[str, Any] = {"model": str(model), "n": len(files), **{f"n_{key}": n for key, n in counts.items()}}
-    answer["predictions"] = [row_to_json(row, top) for row in kept] if in_answer else str(out)
-    if folder is not None:
-        answer.update(sorted_into=str(folder), n_copied=sort_into(folder, kept))
-    return counts, answer
-
-
 def _need(path: Path, what: str) -> None:
     if not path.exists():
         raise UsageError(f"{path} does not exist", hint=f"give {what}; the name is read from {Path.cwd()}")
-
-
-def _print_json(value: object) -> None:
-    print(json_format.dumps(value, indent=2, allow_nan=False))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -308,25 +365,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = list(sys.argv[1:] if argv is None else argv)
     flags = set(args[: args.index("--")] if "--" in args else args)
     debug = "--debug" in flags or os.environ.get("HEELER_DEBUG") == "1"
-    _prepare_process(debug)
+    prepare_process(debug)
     try:
         code = _run(args)
         sys.stdout.flush()
         return code
     except BrokenPipeError:
-        _give_up_stdout()
+        give_up_stdout()
         return 1
     except (Exception, KeyboardInterrupt) as error:
         if debug:
             traceback.print_exc()
-        message, hint, code = _explain(error)
-        _tell_error(message, hint, code, json="--json" in flags)
+        message, hint, code = explain(error)
+        tell_error(message, hint, code, json="--json" in flags)
         return code
-
-
-def _give_up_stdout() -> None:
-    # What is left in the buffer cannot be written; Python would try again at its end, and complain.
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _run(args: list[str]) -> int:
@@ -337,49 +389,3 @@ def _run(args: list[str]) -> int:
             return command.invoke(context) or 0
     except typer.Exit as stop:
         return stop.exit_code
-
-
-def _prepare_process(debug: bool) -> None:
-    if not debug and not sys.warnoptions:
-        warnings.simplefilter("ignore")
-    for stream in (sys.stdin, sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            # A file's name may hold bytes that are no text; it must come out as it went in.
-            odd = "surrogateescape" if stream.encoding.lower().replace("-", "") == "utf8" else "backslashreplace"
-            stream.reconfigure(errors=odd)
-
-
-def _explain(error: BaseException) -> tuple[str, str, int]:
-    """Message, hint and exit code of an error."""
-    usage_error = typer.BadParameter.__base__ or typer.BadParameter
-    if isinstance(error, HeelerError):
-        return error.message, error.hint, error.exit_code
-    if isinstance(error, usage_error):
-        context = getattr(error, "ctx", None)
-        verb = context.command_path if context else "heeler"
-        return error.format_message(), f"{verb} --help lists what it takes", UsageError.exit_code  # type: ignore[attr-defined]
-    if isinstance(error, KeyboardInterrupt | typer.Abort):
-        return "stopped before the end", "earlier results are as they were; run the same command to go on", 130
-    if isinstance(error, MemoryError):
-        return "the memory of this machine is full", "close other programs, or use a smaller --image-px", 1
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return (
-            f"the disk is full: {error.filename or 'a file could not be written'}",
-            "free some space and run it again",
-            1,
-        )
-    said = f"something went wrong inside heeler: {type(error).__name__}: {error}"
-    return said, "run the same command with --debug to see where, and report it", HeelerError.exit_code
-
-
-def _tell_error(message: str, hint: str, code: int, *, json: bool) -> None:
-    message, hint = " ".join(message.split()), " ".join(hint.split())
-    print(f"heeler: {message}", file=sys.stderr)
-    if hint:
-        print(f"  hint: {hint}", file=sys.stderr)
-    try:
-        if json:
-            _print_json({"error": {"message": message, "hint": hint, "exit_code": code}})
-        sys.stdout.flush()
-    except OSError:
-        _give_up_stdout()

@@ -10,7 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from heeler.files import disk_errors
-from heeler.records import Done, Epoch, Event, Note, OnEvent, Stage
+from heeler.records import Done, Epoch, Event, Note, OnEvent, Planned, Stage
 
 
 class Clock:
@@ -49,11 +49,15 @@ class Clock:
         """How many photos the running stage really worked on; its rate follows when it ends."""
         self._counts[name] = n_photos
 
+    def count_earlier(self, seconds: float) -> None:
+        """Add what a run had used before it was stopped, so that its minutes are all counted."""
+        self._start -= seconds
+
     def tell(self, event: Event) -> None:
         """Forward an event, and keep it where it is more than progress."""
         if isinstance(event, Note):
             self.notes.append(event.text)
-        if isinstance(event, Done | Epoch | Note):
+        if isinstance(event, Done | Epoch | Note | Planned):
             self._kept.append(event)
             self._flush()
         self._on_event(event)
@@ -63,9 +67,14 @@ class Clock:
         self._log = path
         self._flush()
 
+    @property
+    def total_s(self) -> float:
+        """Seconds of the whole run until now."""
+        return time.perf_counter() - self._start
+
     def totals(self) -> dict[str, float]:
         """Seconds of each stage that ended, and of the whole run until now."""
-        return {**self.seconds, "total": time.perf_counter() - self._start}
+        return {**self.seconds, "total": self.total_s}
 
     def _flush(self) -> None:
         if self._log is None or not self._kept:

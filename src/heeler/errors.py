@@ -6,7 +6,7 @@
     │   └── UnreadableError    one file is not a whole photo; a run records it and goes on
     ├── BundleError        4   a model bundle is not what it says it is
     ├── ResourceError      1   the machine ran out of something: disk, memory, network
-    └── Interrupted      130   the user stopped the run
+    └── Interrupted      130   the user stopped the run (143: the system asked for its end)
 
 A message names the file and the number; a hint names what to do next. Each fits on one line.
 """
@@ -69,6 +69,16 @@ class ResourceError(HeelerError):
 
 
 class Interrupted(HeelerError):  # noqa: N818 - named for what happened, as KeyboardInterrupt is
-    """The user stopped the run."""
+    """The user or the system stopped the run.
+
+    Args:
+        message: as for every error.
+        hint: as for every error.
+        signum: the signal that stopped it; the exit code is 128 more.
+    """
 
     exit_code = 130
+
+    def __init__(self, message: str, *, hint: str = "", signum: int = 2) -> None:
+        super().__init__(message, hint=hint)
+        self.exit_code = 128 + signum

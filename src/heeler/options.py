@@ -66,16 +66,37 @@ GroupBy = Annotated[
 ]
 Alpha = Annotated[str, typer.Option(metavar="COLOUR", help="Colour that transparent pixels are laid on.")]
 
-Backbone = Annotated[str, typer.Option(metavar="NAME", help="Network to start from: any name that timm knows.")]
+DEFAULT_MINUTES = 5.0
+Minutes = Annotated[
+    float | None,
+    typer.Option(
+        metavar="M",
+        callback=between(0.1, 10_080),
+        help="Time for everything. [default: 5]",
+    ),
+]
+Backbone = Annotated[
+    str | None, typer.Option(metavar="NAME", help="Network to start from, by timm's name. [default: the plan chooses]")
+]
 Weights = Annotated[Path | None, typer.Option(metavar="FILE", help="Weights of the backbone, as safetensors.")]
 ImagePx = Annotated[
     int | None,
     typer.Option(metavar="N", callback=between(32, 1024), help="Side of the network's input: 32 to 1024 pixels."),
 ]
+ChosenFit = Annotated[
+    Literal["crop", "squash", "pad"] | None,
+    typer.Option("--fit", help="How a photo becomes a square. [default: the plan chooses]"),
+]
 Fitting = Annotated[Literal["crop", "squash", "pad"], typer.Option("--fit", help="How a photo becomes a square.")]
 Epochs = Annotated[
-    int, typer.Option(metavar="N", callback=between(0, 10_000), help="Rounds of fine-tuning; 0: the probe alone.")
+    int | None,
+    typer.Option(
+        metavar="N",
+        callback=between(0, 10_000),
+        help="Rounds of fine-tuning in place of --minutes; 0: the probe.",
+    ),
 ]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on with the run that the same command began.")]
 FrozenEpochs = Annotated[
     int, typer.Option(metavar="N", callback=between(0, 10_000), help="Rounds before them that train the head alone.")
 ]
@@ -85,6 +106,22 @@ LearningRate = Annotated[
 ]
 Augment = Annotated[
     Literal["photo", "overhead", "document", "none"], typer.Option(help="How photos are varied while learning.")
+]
+
+Sheet = Annotated[Path, typer.Option("--out", metavar="FILE", help="Sheet to write, .html or .png.")]
+Preset = Annotated[
+    Literal["photo", "overhead", "document", "none"] | None,
+    typer.Option("--augment", help="The one preset to show. [default: all]"),
+]
+SheetPx = Annotated[
+    int,
+    typer.Option(
+        "--image-px", metavar="N", callback=between(32, 1024), help="Side of the network's input: 32 to 1024 pixels."
+    ),
+]
+Photos = Annotated[int, typer.Option("--photos", metavar="N", callback=between(1, 64), help="Photos shown: 1 to 64.")]
+Variants = Annotated[
+    int, typer.Option("--variants", metavar="N", callback=between(1, 12), help="Changed copies of each: 1 to 12.")
 ]
 
 Model = Annotated[Path, typer.Argument(metavar="MODEL", help="Model folder of a run, such as runs/photos-1/model.")]

@@ -1,47 +1,65 @@
-"""The run folder: where it stands, that it is new, and that it never lies inside the user's photos."""
+"""The run folder: where it stands, that it is new or to be gone on with, and that it never lies inside the photos."""
 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
+import shutil
 from pathlib import Path
 
 from heeler.errors import UsageError
-from heeler.files import disk_errors, is_inside
+from heeler.files import disk_errors, is_inside, write_json
+from heeler.plans import Plan, TrainOptions, plan_from_json
 
 MAX_NAME_LETTERS = 80
 # What a run writes before its model.
-BEGINNINGS = ("history.jsonl", "catalogue.csv")
+BEGINNINGS = ("run.json", "plan.json", "history.jsonl", "catalogue.csv")
+CHECKPOINT = "checkpoint"
 
 
-def claim_run(out: Path | None, source: Path, name: str) -> Path:
-    """Make the folder of a new run.
+def claim_run(options: TrainOptions, source: Path, name: str) -> Path:
+    """Make the folder of a new run, or find the one to go on with.
 
     Args:
-        out: the user's choice, or None for the first free ``runs/<name>-<n>``.
+        options: ``out`` is the user's choice, or None for the first free ``runs/<name>-<n>``; with ``resume`` an
+            unfinished run of the same source and options is looked for first.
         source: the photos; the run may not lie inside them.
         name: the source's name for people.
 
     Raises:
-        UsageError: the folder holds something already, lies inside the photos, or cannot be a folder.
+        UsageError: the folder holds something else already, lies inside the photos, or cannot be a folder; or the run
+            to go on with has ended.
         ResourceError: it cannot be made.
     """
+    out = options.out
     run = out or Path("runs")
+    plain = re.sub(r"[^\w.-]+", "-", name)[:MAX_NAME_LETTERS].strip("-.") or "photos"
     if source.is_dir() and is_inside(run, source):
         raise UsageError(
             f"the run would be written to {run}, inside the photos in {source}",
             hint="choose a folder elsewhere with --out, or run the command from another folder",
         )
+    begun = {"source": str(source.resolve()), "options": options.key}
+    if options.resume:
+        found = _begun_so([out] if out else _newest_first(run, plain), begun)
+        if found is not None and not _is_going_on(found):
+            raise UsageError(f"{found} has ended already", hint="leave --resume away to train anew")
+        if found is not None:
+            return found
     try:
         with disk_errors(run):
             if out is None:
-                return _first_free(run, re.sub(r"[^\w.-]+", "-", name)[:MAX_NAME_LETTERS].strip("-.") or "photos")
-            if run.exists() and (not run.is_dir() or any(run.iterdir())):
-                raise UsageError(
-                    f"{run} holds something already", hint="choose a new folder with --out, or leave --out away"
+                run = _first_free(run, plain)
+            elif run.exists() and (not run.is_dir() or any(run.iterdir())):
+                unfinished = (
+                    "add --resume to go on with it, or " if _begun_so([run], begun) and _is_going_on(run) else ""
                 )
+                hint = f"{unfinished}choose a new folder with --out, or leave --out away"
+                raise UsageError(f"{run} holds something already", hint=hint)
             run.mkdir(parents=True, exist_ok=True)
+            write_json(run / "run.json", begun)
     except OSError as error:
         reason = os.strerror(error.errno) if error.errno else error
         raise UsageError(f"{run} cannot be made: {reason}", hint="choose another folder with --out") from error
@@ -55,6 +73,53 @@ def discard_unfinished(run: Path) -> None:
             for name in BEGINNINGS:
                 (run / name).unlink(missing_ok=True)
             run.rmdir()
+
+
+def save_plan(run: Path, plan: Plan) -> None:
+    """Keep what was decided, so that a run that goes on decides the same."""
+    write_json(run / "plan.json", plan.to_json())
+
+
+def saved_plan(run: Path) -> Plan | None:
+    """The plan that this run began with; None where it has none yet."""
+    try:
+        return plan_from_json(json.loads((run / "plan.json").read_bytes()))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def used_s(run: Path) -> float:
+    """Seconds of the stages that this run has ended, as its history tells."""
+    seconds = 0.0
+    with contextlib.suppress(OSError, ValueError, KeyError):
+        for line in (run / "history.jsonl").read_text(encoding="utf-8").splitlines():
+            event = json.loads(line)
+            seconds += event["seconds"] if event["event"] == "done" else 0.0
+    return seconds
+
+
+def finish_run(run: Path) -> None:
+    """Remove what is needed only to go on."""
+    shutil.rmtree(run / CHECKPOINT, ignore_errors=True)
+
+
+def _newest_first(folder: Path, name: str) -> list[Path]:
+    numbered = re.compile(re.escape(name) + r"-(\d+)")
+    runs = [(int(found[1]), path) for path in folder.glob(f"{name}-*") if (found := numbered.fullmatch(path.name))]
+    return [path for _, path in sorted(runs, reverse=True)]
+
+
+def _begun_so(runs: list[Path], begun: dict[str, str]) -> Path | None:
+    """The first of these that was begun so."""
+    for run in runs:
+        with contextlib.suppress(OSError, ValueError):
+            if json.loads((run / "run.json").read_bytes()) == begun:
+                return run
+    return None
+
+
+def _is_going_on(run: Path) -> bool:
+    return not (run / "result.json").exists() or (run / CHECKPOINT).exists()
 
 
 def _first_free(folder: Path, name: str) -> Path:

@@ -15,10 +15,25 @@ from rich.console import Console
 from rich.table import Column, Table
 from rich.text import Text
 
-from heeler.records import CheckResult, ClassScore, Done, Epoch, Event, Note, OnEvent, Progress, RunResult, Stage
+from heeler.records import (
+    ClassScore,
+    Done,
+    Epoch,
+    Event,
+    Note,
+    OnEvent,
+    Planned,
+    Progress,
+    RunResult,
+    Stage,
+    planned_and_actual,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from heeler.check import CheckResult
+    from heeler.plans import Plan
 
 MAX_CLASSES_SHOWN = 20
 MAX_LINES_SHOWN = 20
@@ -57,6 +72,8 @@ def print_result(result: RunResult, *, console: Console | None = None) -> None:
     hidden = len(scores.per_class) - MAX_CLASSES_SHOWN
     if hidden > 0:
         _say(console, f"and {hidden:,} more classes that are recognised better: see the report")
+    if result.planned_s:
+        console.print(_times_table(result))
     for note in result.notes:
         _say(console, f"note: {note}")
     for name in ("model", "report", "predictions"):
@@ -79,6 +96,15 @@ def headline(result: RunResult) -> str:
 def predict_command(model: Path) -> str:
     """The command that classifies new photos with a model, quoted for a shell."""
     return shlex.join(["heeler", "predict", os.fspath(model), "new-photos/", "--out", "predictions.csv"])
+
+
+def print_plan(plan: Plan, *, console: Console | None = None) -> None:
+    """Print what a run will do with its minutes, on standard output."""
+    console = console or Console(highlight=False)
+    _say(console, f"plan for {duration(plan.budget_s)}, {plan.n_found:,} photos", style="bold")
+    console.print(_plan_table(plan))
+    for setting in plan.candidates:
+        _say(console, f"may choose: {setting}")
 
 
 def print_check(result: CheckResult, *, console: Console | None = None) -> None:
@@ -167,6 +193,22 @@ def _class_table(classes: Iterable[ClassScore]) -> Table:
     return table
 
 
+def _plan_table(plan: Plan) -> Table:
+    table = _table(("stage", "left"), ("time", "right"), ("why", "left"))
+    for stage in plan.stages:
+        table.add_row(stage.name, duration(stage.seconds), Text(printable(stage.why)))
+    table.add_row("in all", duration(sum(stage.seconds for stage in plan.stages)), "")
+    return table
+
+
+def _times_table(result: RunResult) -> Table:
+    """Seconds that were planned beside those that it took."""
+    table = _table(("stage", "left"), ("planned", "right"), ("took", "right"))
+    for name, (planned, actual) in planned_and_actual(result).items():
+        table.add_row(name, duration(planned), duration(actual))
+    return table
+
+
 def _table(*columns: tuple[str, str]) -> Table:
     table = Table(box=box.SIMPLE, pad_edge=False, header_style="bold", show_edge=False)
     for title, side in columns:
@@ -214,6 +256,8 @@ def _line_of(event: Event) -> str:
 
 
 def _tell_plain(console: Console, event: Event) -> None:
+    if isinstance(event, Planned):
+        print_plan(event.plan, console=console)
     line = _line_of(event)
     if line:
         _say(console, line)
@@ -270,6 +314,8 @@ def _live_teller(display: bars.Progress) -> Callable[[Event], None]:
                 if task_id is not None:
                     display.remove_task(task_id)
                 _say(display.console, f"✓ {_line_of(event)}", style="green")
+            case Planned():
+                print_plan(event.plan, console=display.console)
             case Note():
                 _say(display.console, _line_of(event), style="yellow" if event.level == "warning" else "")
 

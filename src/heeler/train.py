@@ -8,7 +8,7 @@ from __future__ import annotations
 import shlex
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,95 +16,40 @@ import numpy as np
 
 from heeler.clock import Clock
 from heeler.data.catalogue import read_source, write_catalogue
-from heeler.data.duplicates import near_duplicates
-from heeler.data.pixels import Pixels, read_photos
-from heeler.data.split import draw_folds, split_notes, split_photos
-from heeler.errors import UsageError
+from heeler.data.split import draw_folds
 from heeler.files import write_bytes, write_json
 from heeler.judge.images import jpeg_bytes
 from heeler.judge.report import ReportContext, write_report
 from heeler.judge.scores import fit_temperature, score, scores_to_json, softmax
-from heeler.learn.backbone import DEFAULT_BACKBONE, Backbone, load_backbone, with_head
+from heeler.learn.backbone import Backbone, with_head
+from heeler.learn.choose import Look
 from heeler.learn.features import compute_features, feature_engine, known_features
 from heeler.learn.network import network_logits
 from heeler.learn.probe import N_FOLDS, fit_probe
 from heeler.learn.tune import Tuned, fine_tune
+from heeler.photos import Photos, read_and_split
+from heeler.planning import choose_look, first_look, plan_first, tuning_recipe
+from heeler.plans import Plan, TrainOptions
 from heeler.records import (
-    Catalogue,
-    Fit,
     FloatArray,
     IntArray,
-    Note,
     OnEvent,
     Prediction,
     Preprocessing,
     Recipe,
     RunResult,
     Scores,
-    Split,
     ignore_events,
 )
-from heeler.runs import claim_run, discard_unfinished
+from heeler.runs import CHECKPOINT, claim_run, discard_unfinished, finish_run, save_plan, saved_plan, used_s
 from heeler.ship.bundle import write_bundle
 from heeler.ship.card import model_card, versions
 from heeler.ship.rows import write_predictions
+from heeler.stopping import StopRequest, raise_interrupted, stop_requests
 
 # Below this many photos a drawn test part is too small to say much, and every photo is judged out of fold instead.
 FEW_PHOTOS = 500
 SHEET_PHOTOS = 12
-
-
-@dataclass(frozen=True)
-class TrainOptions:
-    """What the user chose; every field has the default of ``heeler train``.
-
-    Args:
-        out: run folder to make; ``runs/<source's name>-<n>`` where None.
-        labels: CSV that renames, merges or drops class folders.
-        nested: the class is the whole path below the source, not its first level.
-        test: share of the photos to keep for the headline figure, in [0, 1).
-        valid: share of the rest to keep for choosing, in (0, 1).
-        seed: of the split and of training.
-        group_by: a column of the CSV, or a regex on the path; photos of one group stay in one part.
-        backbone: timm's name of the network.
-        weights: safetensors file with its pretrained weights, in place of the embedded or the hub's.
-        image_px: side of the network's input in pixels; the backbone's own where None.
-        fit: how a photo becomes a square.
-        alpha: colour behind transparent pixels, 8-bit RGB.
-        recipe: fine-tuning; 0 epochs leave the probe.
-        command: the words of the command line, for the report.
-    """
-
-    out: Path | None = None
-    labels: Path | None = None
-    nested: bool = False
-    test: float = 0.2
-    valid: float = 0.1
-    seed: int = 42
-    group_by: str | None = None
-    backbone: str = DEFAULT_BACKBONE
-    weights: Path | None = None
-    image_px: int | None = None
-    fit: Fit = "crop"
-    alpha: tuple[int, int, int] = (255, 255, 255)
-    recipe: Recipe = field(default_factory=Recipe)
-    command: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Photos:
-    """A source that was read, split and numbered: (N,) labels and (N,) parts over ``catalogue.usable``."""
-
-    catalogue: Catalogue
-    pixels: Pixels
-    pairs: Sequence[tuple[int, int]]
-    split: Split
-    labels: IntArray
-
-    @property
-    def n_classes(self) -> int:
-        """K."""
-        return len(self.catalogue.classes)
 
 
 @dataclass(frozen=True)
@@ -135,7 +80,7 @@ def train(source: str | Path, options: TrainOptions | None = None, on_event: OnE
     Args:
         source: folder, table (CSV, TSV) or archive (zip, tar) of labelled photos; it is never written to.
         options: see ``TrainOptions``.
-        on_event: told of stages, progress, epochs and notes.
+        on_event: told of the plan, stages, progress, epochs and notes.
 
     Returns:
         Paths of what was made, scores and timings.
@@ -144,72 +89,72 @@ def train(source: str | Path, options: TrainOptions | None = None, on_event: OnE
         UsageError: an option does not make sense, or the run folder is taken.
         DataError: the photos cannot be learnt from; nothing is left behind.
         ResourceError: the disk is full, or weights cannot be had.
+        Interrupted: the user stopped the run; where a model was there already, the best one is kept.
     """
     source, options = Path(source), options or TrainOptions()
     clock = Clock(on_event)
     with clock.stage("list files", unit="files"):
         catalogue = read_source(source, labels=options.labels, nested=options.nested, group_by=options.group_by)
-    run = claim_run(options.out, source, catalogue.name)
+    run = claim_run(options, source, catalogue.name)
     try:
+        clock.count_earlier(used_s(run))
         with clock.stage("load backbone", unit=""):
-            backbone = load_backbone(options.backbone, weights=options.weights, image_px=options.image_px)
-            spec = replace(backbone.spec, fit=options.fit, alpha=options.alpha)
-        photos = read_and_split(catalogue, spec, options, clock)
+            look = first_look(options)
+        catalogue, look, plan = plan_first(catalogue, look, saved_plan(run), options, clock)
+        photos = read_and_split(catalogue, look.spec, options, clock)
         clock.log_to(run / "history.jsonl")
         parts = dict(zip((photo.path for photo in photos.catalogue.usable), photos.split.part_of(), strict=True))
         write_catalogue(run / "catalogue.csv", photos.catalogue, parts)
 
-        features, engine = all_features(photos, backbone, spec, clock)
-        candidates = [probe := probe_candidate(photos, backbone, features, options, clock)]
-        tuned = None
-        if options.recipe.epochs > 0:
-            tuned = tune(photos, backbone, probe, spec, options.recipe, clock)
-            candidates.append(tuned_candidate(photos, tuned, spec, clock))
-        with clock.stage("judge", unit=""):
-            verdict = judge(photos, backbone, features, candidates, options)
-        settings = {**_settings(options, spec), "engine": engine, "split": photos.split.method}
-        return write_everything(run, photos, verdict, tuned, spec, options, settings, clock)
+        look, photos, plan = choose_look(plan, photos, look, options, clock)
+        features, engine = all_features(photos, look, clock)
+        settings = {**_settings(options, look), "engine": engine, "split": photos.split.method}
+        probe = probe_candidate(photos, look, features, options, clock)
+        recipe, plan = tuning_recipe(photos, look, plan, options, clock)
+        if plan:
+            save_plan(run, plan)
+
+        def deliver(candidates: Sequence[Candidate], tuned: Tuned | None = None) -> RunResult:
+            with clock.stage("judge", unit=""):
+                verdict = judge(photos, look.backbone, features, candidates, options)
+            return write_everything(run, photos, verdict, tuned, look.spec, options, settings, plan, clock)
+
+        if not (recipe.epochs or recipe.budget_s):
+            return deliver([probe])
+        (run / CHECKPOINT).mkdir(exist_ok=True)
+        deliver([probe])  # whatever happens while tuning, this one stands
+        with stop_requests() as stop:
+            tuned = tune(photos, probe, look.spec, recipe, run / CHECKPOINT, stop, clock)
+        result = deliver([probe, tuned_candidate(photos, tuned, look.spec, clock)], tuned)
+        if stop.signum:
+            raise_interrupted(stop.signum)
+        finish_run(run)
+        return result
     except BaseException:
         discard_unfinished(run)
         raise
 
 
-def read_and_split(catalogue: Catalogue, spec: Preprocessing, options: TrainOptions, clock: Clock) -> Photos:
-    """Read each file once, then give each photo its part."""
-    with clock.stage("decode", total=len(catalogue.usable)) as tell:
-        catalogue, pixels = read_photos(catalogue, spec, tell)
-        clock.count("decode", pixels.n_decoded)
-    with clock.stage("split", unit="") as tell:
-        pairs = near_duplicates(pixels.thumbs)
-        split = split_photos(catalogue, pairs, test=options.test, valid=options.valid, seed=options.seed)
-        for text in split_notes(catalogue, split, pairs):
-            tell(Note(text, "warning"))
-    if options.recipe.epochs and not len(split.test):
-        raise UsageError("--test 0 leaves no photo to judge a tuned network by", hint="use --test 0.1, or --epochs 0")
-    number = {name: k for k, name in enumerate(catalogue.classes)}
-    labels = np.array([number[photo.label] for photo in catalogue.usable], dtype=np.int64)
-    return Photos(catalogue, pixels, pairs, split, labels)
-
-
-def all_features(photos: Photos, backbone: Backbone, spec: Preprocessing, clock: Clock) -> tuple[FloatArray, str]:
+def all_features(photos: Photos, look: Look, clock: Clock) -> tuple[FloatArray, str]:
     """Features (N, D) of every photo, and the engine that computed them: the fastest on this machine."""
     names = [photo.sha256 for photo in photos.catalogue.usable]
+    backbone, spec, rows = look.backbone, look.spec, photos.pixels.rows
     known = known_features(backbone, spec, names)
     if known is not None:
         with clock.stage("features", total=len(names)):
             clock.count("features", 0)
         return known[0], f"{known[1]}, from an earlier run"
-    with clock.stage("choose engine", unit=""):
-        engine = feature_engine(backbone, spec, photos.pixels.rows)
+    engine = look.engine
+    if engine is None:
+        with clock.stage("choose engine", unit=""):
+            engine = feature_engine(backbone, spec, rows)
     with clock.stage("features", total=len(names)) as tell:
-        features, n_computed = compute_features(backbone, spec, photos.pixels.rows, names, engine, tell)
+        features, n_computed = compute_features(backbone, spec, rows, names, engine, tell)
         clock.count("features", n_computed)
     return features, f"{engine.name} {engine.precision}"
 
 
-def probe_candidate(
-    photos: Photos, backbone: Backbone, features: FloatArray, options: TrainOptions, clock: Clock
-) -> Candidate:
+def probe_candidate(photos: Photos, look: Look, features: FloatArray, options: TrainOptions, clock: Clock) -> Candidate:
     """A linear head on the frozen features of the train part."""
     split = photos.split
     with clock.stage("probe", unit=""):
@@ -217,18 +162,28 @@ def probe_candidate(
         probe = fit_probe(features[split.train], photos.labels[split.train], photos.n_classes, folds)
     head = probe.head
     return Candidate(
-        "probe", with_head(backbone, head), head.logits(features[split.valid]), head.logits(features[split.test])
+        "probe", with_head(look.backbone, head), head.logits(features[split.valid]), head.logits(features[split.test])
     )
 
 
 def tune(
-    photos: Photos, backbone: Backbone, probe: Candidate, spec: Preprocessing, recipe: Recipe, clock: Clock
+    photos: Photos,
+    probe: Candidate,
+    spec: Preprocessing,
+    recipe: Recipe,
+    folder: Path,
+    stop: StopRequest,
+    clock: Clock,
 ) -> Tuned:
     """Fine-tune from the probe."""
-    split, n_epochs = photos.split, recipe.epochs + recipe.frozen_epochs
+    split = photos.split
+    n_epochs = recipe.epochs + recipe.frozen_epochs if recipe.epochs else 0
     with clock.stage("tune", total=n_epochs * len(split.train)) as tell:
         rows, labels = photos.pixels.rows, photos.labels
-        tuned = fine_tune(probe.model, rows, labels, split.train, split.valid, spec, recipe, tell)
+        tuned = fine_tune(
+            probe.model, rows, labels, split.train, split.valid, spec, recipe, tell,
+            folder=folder, resume=True, stop=stop,
+        )  # fmt: skip
         clock.rates_per_s["train_step"] = tuned.rate_per_s
     return tuned
 
@@ -252,7 +207,8 @@ def judge(
     def on_valid(i: int) -> tuple[float, float]:
         probabilities = softmax(candidates[i].valid_logits, temperatures[i])
         right = probabilities[np.arange(len(truth)), truth]
-        return float(np.mean(probabilities.argmax(1) != truth)), float(-np.log(np.maximum(right, 1e-7)).mean())
+        # The loss first: it moves with every photo, the error only with those at the border.
+        return float(-np.log(np.maximum(right, 1e-7)).mean()), float(np.mean(probabilities.argmax(1) != truth))
 
     best = min(range(len(candidates)), key=on_valid)
     winner, temperature = candidates[best], temperatures[best]
@@ -283,6 +239,7 @@ def write_everything(
     spec: Preprocessing,
     options: TrainOptions,
     settings: dict[str, str],
+    plan: Plan | None,
     clock: Clock,
 ) -> RunResult:
     """The bundle first, since it is what must not be lost; then predictions, scores and the report."""
@@ -302,6 +259,7 @@ def write_everything(
         seconds={},
         rates_per_s={"train_step": 0.0, **clock.rates_per_s},
         notes=tuple(clock.notes),
+        planned_s={stage.name: stage.seconds for stage in plan.stages} if plan else {},
     )
     facts = {
         "scores": scores_to_json(scores),
@@ -381,10 +339,10 @@ def _report_context(
     )
 
 
-def _settings(options: TrainOptions, spec: Preprocessing) -> dict[str, str]:
-    recipe = options.recipe
+def _settings(options: TrainOptions, look: Look) -> dict[str, str]:
+    recipe, spec = options.recipe, look.spec
     return {
-        "backbone": options.backbone,
+        "backbone": look.backbone.name,
         "image": f"{spec.image_px} px, {spec.fit}",
         "test and valid share": f"{options.test:g} and {options.valid:g}",
         "epochs": f"{recipe.epochs}",

@@ -12,7 +12,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+
 from heeler.data.archives import is_archive, open_archive, plain_name
+from heeler.data.split import draw_share
 from heeler.data.tables import is_table, part_of_name, read_label_map, read_table
 from heeler.data.walk import Found, Tree, is_hidden, walk
 from heeler.errors import DataError, UsageError
@@ -87,6 +90,29 @@ def write_catalogue(path: Path, catalogue: Catalogue, parts: Mapping[str, str] |
         return (photo.path, photo.label, split, photo.group, photo.sha256, *size, *verdict)
 
     write_csv(path, COLUMNS, map(row, catalogue.photos))
+
+
+def thin_catalogue(catalogue: Catalogue, n_wanted: int, n_least: int, seed: int) -> Catalogue:
+    """A catalogue of which about ``n_wanted`` photos will be read: a share of each class and part; the others say so.
+
+    Args:
+        catalogue: as listed.
+        n_wanted: photos to keep.
+        n_least: photos of each class and part that are kept anyway.
+        seed: of the draw.
+    """
+    candidates = catalogue.usable
+    cells = sorted({(photo.label, photo.part or "") for photo in candidates})
+    labels = np.array([cells.index((photo.label, photo.part or "")) for photo in candidates], dtype=np.int64)
+    kept = {candidates[row].path for row in draw_share(labels, n_wanted, n_least, seed)}
+    reason = "not read: the minutes were too short for all photos"
+    return replace(
+        catalogue,
+        photos=tuple(
+            photo if photo.status != "ok" or photo.path in kept else replace(photo, status="left_out", reason=reason)
+            for photo in catalogue.photos
+        ),
+    )
 
 
 def _open(source: Path) -> tuple[Path, Path | None, str]:

@@ -79,14 +79,12 @@ def read_photos(catalogue: Catalogue, spec: Preprocessing, on_event: OnEvent) ->
     Raises:
         ResourceError: the cache's disk is full; what was decoded before is kept.
     """
-    folder = cache_root() / "pixels" / f"{spec.pixel_key()}-{DECODE_VERSION}"
-    store = RowStore(folder / "squares", (spec.image_px, spec.image_px, 3), "uint8")
-    thumbs = RowStore(folder / "thumbs", (THUMBNAIL_PX, THUMBNAIL_PX), "uint8")
+    store, thumbs = _stores(spec)
     seen = _Seen(catalogue)
     known, unknown = _recall(catalogue, seen, store, thumbs)
     # Of the files still to be opened, as many as the store has other rows may be in it under another path.
     n_new = len(unknown) - (len(store) - len({photo.sha256 for photo in known}))
-    require_space(folder, max(0, n_new) * (store.row_bytes + thumbs.row_bytes))
+    require_space(store.folder, max(0, n_new) * (store.row_bytes + thumbs.row_bytes))
     completed = {photo.path: photo for photo in known}
     n_decoded = 0
     done = len(known)
@@ -117,6 +115,19 @@ def read_photos(catalogue: Catalogue, spec: Preprocessing, on_event: OnEvent) ->
         on_event(Note(text, "warning"))
     view = thumbs.view(names)
     return full, Pixels(spec, store.view(names), view.take(np.arange(len(view))), n_decoded)
+
+
+def count_known(catalogue: Catalogue, spec: Preprocessing) -> int:
+    """How many of a catalogue's candidates an earlier run has decoded, as far as can be told without opening them."""
+    store, thumbs = _stores(spec)
+    return len(_recall(catalogue, _Seen(catalogue), store, thumbs)[0])
+
+
+def _stores(spec: Preprocessing) -> tuple[RowStore, RowStore]:
+    """Squares and miniatures of photos prepared in one way."""
+    folder = cache_root() / "pixels" / f"{spec.pixel_key()}-{DECODE_VERSION}"
+    squares = RowStore(folder / "squares", (spec.image_px, spec.image_px, 3), "uint8")
+    return squares, RowStore(folder / "thumbs", (THUMBNAIL_PX, THUMBNAIL_PX), "uint8")
 
 
 def _recall(

@@ -247,3 +247,23 @@ def draw_folds(
             sizes[fold] += len(unit.rows)
             fold_of.update(dict.fromkeys(unit.rows, fold))
     return np.array([fold_of[row] for row in rows], dtype=np.int64)
+
+
+def draw_share(labels: IntArray, n_wanted: int, n_least: int, seed: int) -> IntArray:
+    """Draw about ``n_wanted`` rows at random, the same share of each class, and so few of none that it is lost.
+
+    Args:
+        labels: (N,) class numbers.
+        n_wanted: rows to draw in all.
+        n_least: rows of each class that are drawn anyway, as far as it has them.
+        seed: of the draw.
+
+    Returns:
+        The rows, ascending.
+    """
+    rng = np.random.default_rng(seed)
+    drawn = []
+    for label in np.unique(labels):
+        rows = rng.permutation(np.flatnonzero(labels == label))
+        drawn.append(rows[: max(n_least, round(n_wanted * len(rows) / len(labels)))])
+    return np.sort(np.concatenate(drawn)) if drawn else np.empty(0, np.int64)

@@ -18,7 +18,7 @@ from markupsafe import Markup
 from heeler.files import write_text
 from heeler.judge.advice import headline, largest_class, next_steps, percent
 from heeler.judge.scores import wilson_interval
-from heeler.records import RunResult, Scores
+from heeler.records import RunResult, Scores, planned_and_actual
 
 __all__ = ["ReportContext", "render_report", "write_report"]
 
@@ -122,6 +122,7 @@ def render_report(context: ReportContext) -> str:
         ],
         epochs=_epoch_rows(context.history),
         stages=_stage_rows(context),
+        planned=_planned_rows(context.result),
         left_out=list(context.left_out[:MAX_LEFT_OUT_ROWS]),
         open_left_out=len(context.left_out) <= OPEN_LEFT_OUT_ROWS,
     )
@@ -241,6 +242,13 @@ def _stage_rows(context: ReportContext) -> list[dict[str, str]]:
         for name in names
     ]
     return [*rows, {"name": "total", "time": _duration(total), "width": "", "rate": ""}]
+
+
+def _planned_rows(result: RunResult) -> list[tuple[str, str, str]]:
+    if not result.planned_s:
+        return []
+    both = planned_and_actual(result)
+    return [(name, _duration(planned), _duration(actual)) for name, (planned, actual) in both.items()]
 
 
 def _duration(seconds: float) -> str:

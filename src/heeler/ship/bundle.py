@@ -9,6 +9,7 @@ heeler.json         preprocessing, temperature, scores, provenance, and the sha2
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import math
@@ -84,7 +85,7 @@ def write_bundle(
     """Write a bundle whole or not at all: into a folder beside it, then renamed.
 
     Args:
-        path: the bundle's folder, which must not exist yet.
+        path: the bundle's folder; one that is there is replaced.
         model: timm network whose head has ``len(classes)`` outputs.
         classes: names in the order of the outputs.
         spec: the preprocessing that the model was trained with.
@@ -111,7 +112,11 @@ def write_bundle(
             }
             write_json(temporary / MANIFEST, {**manifest, OWN_HASH: _own_hash(manifest)})
             temporary.chmod(0o755)
+            earlier = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent)) / "earlier"
+            with contextlib.suppress(FileNotFoundError):
+                path.rename(earlier)
             temporary.rename(path)
+            shutil.rmtree(earlier.parent, ignore_errors=True)
         except BaseException:
             shutil.rmtree(temporary, ignore_errors=True)
             raise

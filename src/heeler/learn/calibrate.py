@@ -1,0 +1,127 @@
+"""Two seconds on the user's own photos and machine: how fast it decodes, computes features and fits a head."""
+
+from __future__ import annotations
+
+import copy
+import time
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from heeler.data.pixels import count_known, read_photos
+from heeler.learn.backbone import Backbone
+from heeler.learn.depthwise import FastDepthwise
+from heeler.learn.engines import Engine, has_fast_bf16
+from heeler.learn.features import feature_engine
+from heeler.learn.stages import first_stages, is_divisible, last_stages
+from heeler.plans import Rates, Setting
+from heeler.records import Catalogue, Preprocessing, ignore_events
+
+# Photos decoded to time the reading: a few first, so that large ones do not take long; more where those were quick.
+FEW, MORE = 16, 96
+QUICK_S = 0.25
+# Photos looked up, unopened, to tell what an earlier run has read.
+N_LOOKED_UP = 400
+# One product of the size that the head's fit is made of, and how much of its speed a whole fit reaches.
+FIT_SHAPE = (2048, 1280, 50)
+N_PRODUCTS = 6
+FIT_EFFICIENCY = 0.6
+# Reading is never taken to be faster than this; where everything is known, nothing could be timed.
+MOST_PER_S = 5000.0
+UNTIMED_PER_S = 100.0
+# Photos of the step that is timed.
+N_STEPPED = 16
+
+
+def calibrate(catalogue: Catalogue, backbone: Backbone, spec: Preprocessing) -> tuple[Rates, Engine | None]:
+    """Time this machine on some of the photos of a run.
+
+    Args:
+        catalogue: as listed; photos spread over all of it are read.
+        backbone: whose features are timed.
+        spec: how its photos are prepared.
+
+    Returns:
+        The rates, and the engine that was picked on the way; None where no photo of the sample can be read.
+    """
+    usable = catalogue.usable
+    looked_up = _some(catalogue, min(len(usable), N_LOOKED_UP), 1)
+    known = count_known(looked_up, spec) / len(looked_up.usable)
+    decode_per_s, rows = MOST_PER_S, None
+    for n_photos in (FEW, MORE):
+        start = time.perf_counter()
+        _, pixels = read_photos(_some(catalogue, min(len(usable), n_photos), 0), spec, ignore_events)
+        seconds = time.perf_counter() - start
+        rows = pixels.rows
+        if pixels.n_decoded >= FEW // 2:
+            decode_per_s = pixels.n_decoded / seconds
+        if seconds > QUICK_S:
+            break
+    start = time.perf_counter()
+    engine = feature_engine(backbone, spec, rows) if rows is not None and len(rows) else None
+    engine_s = time.perf_counter() - start
+    forward_per_s = engine.rate_per_s if engine else UNTIMED_PER_S
+    base = Setting(backbone.name, spec.image_px, spec.fit)
+    view_per_s, step_per_s = tuning_rates(backbone.model, spec.image_px)
+    rates = Rates(
+        base=base,
+        decode_per_s=min(decode_per_s, MOST_PER_S),
+        known=known,
+        forward_per_s=forward_per_s,
+        view_per_s=view_per_s,
+        step_per_s=step_per_s,
+        fit_per_s=_fit_per_s(),
+        engine_s=engine_s,
+    )
+    return rates, engine
+
+
+def _some(catalogue: Catalogue, n_photos: int, seed: int) -> Catalogue:
+    """A catalogue of some of the photos, drawn from all of it."""
+    usable = catalogue.usable
+    drawn = np.random.default_rng(seed).permutation(len(usable))[:n_photos]
+    return replace(catalogue, photos=tuple(usable[i] for i in sorted(drawn.tolist())))
+
+
+def _fit_per_s() -> float:
+    """Floating-point operations a second of the head's fit, all cores."""
+    n, d, k = FIT_SHAPE
+    features, weights = torch.ones(n, d), torch.ones(d, k)
+    features @ weights
+    start = time.perf_counter()
+    for _ in range(N_PRODUCTS):
+        features @ weights
+    return FIT_EFFICIENCY * N_PRODUCTS * 2 * n * d * k / (time.perf_counter() - start)
+
+
+def tuning_rates(model: Any, image_px: int) -> tuple[float, float]:
+    """Photos a second that tuning takes: for the first stages of a view, and for a step of what is trained.
+
+    Args:
+        model: timm network with a head, on the CPU or about to be tuned on a graphics card.
+        image_px: side of its input.
+
+    Returns:
+        The two rates; the first is 0 where all layers train.
+    """
+    cuda = torch.cuda.is_available()
+    device = torch.device("cuda" if cuda else "cpu")
+    net = copy.deepcopy(model).to(device, memory_format=torch.channels_last).eval().requires_grad_(True)
+    batch = torch.zeros(N_STEPPED, 3, image_px, image_px, device=device).to(memory_format=torch.channels_last)
+    divided = not cuda and is_divisible(net)
+    fast = torch.autocast(device.type, torch.bfloat16, enabled=cuda or has_fast_bf16())
+    view_s = step_s = 0.0
+    for _ in range(2):  # the first round sets up the operations
+        start = time.perf_counter()
+        with torch.no_grad(), fast:
+            seen = first_stages(net, batch) if divided else batch
+        view_s, start = time.perf_counter() - start, time.perf_counter()
+        with fast, FastDepthwise():
+            logits = last_stages(net, seen) if divided else net(seen)
+        logits.float().square().mean().backward()
+        if cuda:
+            torch.cuda.synchronize()
+        step_s = time.perf_counter() - start
+    return (N_STEPPED / view_s if divided else 0.0), N_STEPPED / step_s

@@ -1,0 +1,105 @@
+"""How to look at the photos: pixels, geometry and network, tried on a sample and judged by inner folds."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from heeler.data.pixels import read_photos
+from heeler.learn.backbone import Backbone, load_backbone
+from heeler.learn.engines import Engine
+from heeler.learn.features import compute_features, feature_engine, known_features
+from heeler.learn.probe import fit_probe
+from heeler.plans import Setting, Trial
+from heeler.records import Catalogue, Fit, IntArray, OnEvent, Preprocessing, Progress, ignore_events
+
+
+@dataclass(frozen=True)
+class Look:
+    """One way to look at photos: a network, the preprocessing before it and, once timed, its engine."""
+
+    backbone: Backbone
+    spec: Preprocessing
+    engine: Engine | None = None
+
+    @property
+    def setting(self) -> Setting:
+        """What it is called in a plan."""
+        return Setting(self.backbone.name, self.spec.image_px, self.spec.fit)
+
+
+def load_look(
+    name: str, image_px: int | None, fit: Fit, *, weights: Path | None = None, alpha: tuple[int, int, int]
+) -> Look:
+    """A network with the preprocessing that the user or the plan wants; see ``load_backbone`` for what it raises."""
+    backbone = load_backbone(name, weights=weights, image_px=image_px)
+    return Look(backbone, replace(backbone.spec, fit=fit, alpha=alpha))
+
+
+def try_settings(
+    sample: Catalogue,
+    labels: IntArray,
+    n_classes: int,
+    folds: IntArray,
+    looks: Sequence[Callable[[], Look]],
+    deadline_s: float,
+    on_event: OnEvent,
+) -> tuple[list[Trial], list[Look]]:
+    """Fit a head on each setting's features of a sample, out of fold.
+
+    Args:
+        sample: photos that train, and no others: what is judged later must have had no part in a choice.
+        labels: (n,) class numbers of its usable photos.
+        n_classes: K.
+        folds: (n,) inner folds.
+        looks: makers of what to try, the most promising first; the first is always tried.
+        deadline_s: of ``time.perf_counter``; no trial begins that would probably end later.
+        on_event: told of progress, one unit a trial.
+
+    Returns:
+        The trials that were made, and what was tried in each.
+    """
+    trials: list[Trial] = []
+    tried: list[Look] = []
+    engines: dict[tuple[str, int], Engine] = {}
+    longest_s = 0.0
+    for make in looks:
+        start = time.perf_counter()
+        if trials and start + longest_s > deadline_s:
+            break
+        look = make()
+        key = look.backbone.name, look.spec.image_px
+        look = look if look.engine else replace(look, engine=engines.get(key))
+        trial, look = _try(sample, labels, n_classes, folds, look)
+        if look.engine:
+            engines[key] = look.engine
+        trials.append(trial)
+        tried.append(look)
+        longest_s = max(longest_s, time.perf_counter() - start)
+        on_event(Progress(len(trials)))
+    return trials, tried
+
+
+def _try(sample: Catalogue, labels: IntArray, n_classes: int, folds: IntArray, look: Look) -> tuple[Trial, Look]:
+    read, pixels = read_photos(sample, look.spec, ignore_events)
+    names = [photo.sha256 for photo in read.usable]
+    known = known_features(look.backbone, look.spec, names)
+    engine = look.engine
+    if engine is None:
+        engine = feature_engine(look.backbone, look.spec, pixels.rows)
+    rate_per_s = engine.rate_per_s
+    if known is None:
+        start = time.perf_counter()
+        features, n_computed = compute_features(look.backbone, look.spec, pixels.rows, names, engine, ignore_events)
+        if n_computed > len(names) // 2:
+            rate_per_s = n_computed / (time.perf_counter() - start)
+    else:
+        features = known[0]
+    probe = fit_probe(features, labels, n_classes, folds)
+    error = float(np.mean(probe.logits.argmax(1) != labels))
+    trial = Trial(look.setting, len(names), error, probe.tried[probe.penalty], rate_per_s)
+    return trial, replace(look, engine=engine)

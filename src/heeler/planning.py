@@ -1,0 +1,145 @@
+"""From minutes to a plan, and from the plan's trials to the way a run looks at its photos."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from heeler.clock import Clock
+from heeler.data.catalogue import read_source, thin_catalogue
+from heeler.data.pixels import read_photos
+from heeler.data.split import draw_folds, draw_share
+from heeler.errors import UsageError
+from heeler.learn.backbone import DEFAULT_BACKBONE
+from heeler.learn.calibrate import calibrate
+from heeler.learn.choose import Look, load_look, try_settings
+from heeler.learn.plan import (
+    MAX_VIEWS,
+    MIN_OF_CLASS,
+    MIN_TUNING_S,
+    choose,
+    chosen_text,
+    forward_per_s,
+    plan_rest,
+    plan_run,
+    tuning_s,
+)
+from heeler.learn.probe import N_FOLDS
+from heeler.photos import Photos
+from heeler.plans import Plan, Setting, TrainOptions
+from heeler.records import Catalogue, Note, OnEvent, Planned, Recipe, ignore_events
+
+
+def plan_only(source: str | Path, options: TrainOptions | None = None, on_event: OnEvent = ignore_events) -> Plan:
+    """What ``train`` would do with its minutes; a few photos are read to time this machine, and no run is begun.
+
+    Raises:
+        UsageError: the options leave nothing to plan.
+        DataError: the source holds no photos.
+    """
+    source, options = Path(source), options or TrainOptions()
+    clock = Clock(on_event)
+    with clock.stage("list files", unit="files"):
+        catalogue = read_source(source, labels=options.labels, nested=options.nested, group_by=options.group_by)
+    with clock.stage("load backbone", unit=""):
+        look = first_look(options)
+    plan = plan_first(catalogue, look, None, options, clock)[2]
+    if plan is None:
+        raise UsageError("a fixed recipe has no plan", hint="give --minutes, and no --epochs")
+    return plan
+
+
+def first_look(options: TrainOptions) -> Look:
+    """What the user asked for; where that is left to the plan, the default to begin with."""
+    name, fit = options.backbone or DEFAULT_BACKBONE, options.fit or "crop"
+    return load_look(name, options.image_px, fit, weights=options.weights, alpha=options.alpha)
+
+
+def plan_first(
+    catalogue: Catalogue, look: Look, saved: Plan | None, options: TrainOptions, clock: Clock
+) -> tuple[Catalogue, Look, Plan | None]:
+    """Time this machine on the user's photos, and say what the minutes will be used for; None where epochs decide.
+
+    Args:
+        catalogue: as listed.
+        look: to begin with.
+        saved: the plan of the run to go on with, which stays as it is.
+        options: the user's.
+        clock: of the run.
+
+    Returns:
+        The photos to read, how to read them, and the plan.
+    """
+    counts = Counter(photo.label for photo in catalogue.usable)
+    if not options.budget_s or not counts:
+        return catalogue, look, None
+    plan, engine = saved, None
+    if plan is None:
+        with clock.stage("calibrate", unit=""):
+            rates, engine = calibrate(catalogue, look.backbone, look.spec)
+        free = [name for name in ("backbone", "image_px", "fit") if getattr(options, name) is None]
+        if options.weights:
+            free = [name for name in free if name != "backbone"]
+        plan = plan_run(options.budget_s, clock.total_s, list(counts.values()), rates, free)
+    clock.tell(Planned(plan))
+    if plan.n_read < plan.n_found:
+        catalogue = thin_catalogue(catalogue, plan.n_read, MIN_OF_CLASS, options.seed)
+    setting = plan.chosen or plan.first
+    look = replace(look, engine=engine) if setting == look.setting else _look_of(setting, options)
+    return catalogue, look, plan
+
+
+def choose_look(
+    plan: Plan | None, photos: Photos, first: Look, options: TrainOptions, clock: Clock
+) -> tuple[Look, Photos, Plan | None]:
+    """Try the plan's settings on photos that train; where another is better, read all photos again as it wants them."""
+    if plan is None or plan.chosen:
+        return first, photos, plan
+    usable, train_rows = photos.catalogue.usable, photos.split.train
+    makers: list[Callable[[], Look]] = [partial(_look_of, setting, options) for setting in plan.candidates]
+    makers.insert(0, lambda: first)
+    with clock.stage("choose", total=len(makers), unit="settings") as tell:
+        if plan.candidates:
+            rows = train_rows[draw_share(photos.labels[train_rows], plan.n_sample, N_FOLDS, options.seed)]
+            sample = replace(photos.catalogue, photos=tuple(usable[row] for row in rows))
+            folds = draw_folds(usable, photos.pairs, rows.tolist(), N_FOLDS, options.seed)
+            deadline_s = time.perf_counter() + plan.seconds_of("choose")
+            trials, looks = try_settings(sample, photos.labels[rows], photos.n_classes, folds, makers, deadline_s, tell)
+            best = choose(plan, trials, clock.total_s, photos.n_classes, len(train_rows))
+            tell(Note(chosen_text(trials, best)))
+            look, rate_per_s = looks[trials.index(best)], best.rate_per_s
+        else:
+            look, rate_per_s = first, forward_per_s(plan.rates, first.setting)
+    plan = plan_rest(plan, look.setting, rate_per_s, clock.total_s, photos.n_classes)
+    if look.setting == first.setting:
+        return look, photos, plan
+    with clock.stage("decode again", total=len(usable)) as tell:
+        _, pixels = read_photos(replace(photos.catalogue, photos=usable), look.spec, tell)
+        clock.count("decode again", pixels.n_decoded)
+    return look, replace(photos, pixels=pixels), plan
+
+
+def tuning_recipe(
+    photos: Photos, look: Look, plan: Plan | None, options: TrainOptions, clock: Clock
+) -> tuple[Recipe, Plan | None]:
+    """The user's fixed recipe, or tuning for what is left of the minutes; the plan says how long that is."""
+    if plan is None:
+        return options.recipe, None
+    if plan.tune_s is None:
+        n_judged = len(photos.split.valid) + len(photos.split.test)
+        left_s = tuning_s(plan, look.setting, clock.total_s, n_judged) if len(photos.split.test) else 0.0
+        plan = replace(plan, tune_s=left_s if left_s >= MIN_TUNING_S else 0.0)
+    # A graphics card trains all layers in the time that the first stages would take.
+    last_views = 0 if torch.cuda.is_available() else MAX_VIEWS
+    return replace(options.recipe, budget_s=plan.tune_s or 0.0, last_views=last_views), plan
+
+
+def _look_of(setting: Setting, options: TrainOptions) -> Look:
+    weights = options.weights if setting.backbone == options.backbone else None
+    return load_look(setting.backbone, setting.image_px, setting.fit, weights=weights, alpha=options.alpha)

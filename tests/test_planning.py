@@ -1,0 +1,143 @@
+"""``heeler train --minutes`` and ``heeler plan`` on real photos: what is tried, on which photos, and what is told."""
+
+from __future__ import annotations
+
+import csv
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from conftest import SCENES, TrainedRun, make_photos, run_heeler
+from heeler import planning
+from heeler.data.catalogue import read_source
+from heeler.learn.calibrate import calibrate
+from heeler.learn.plan import MIN_OF_CLASS
+from heeler.plans import TrainOptions
+from heeler.records import Event, Note, Planned
+from heeler.ship.bundle import open_bundle
+
+TINY = ("--image-px", "64")
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory, cache: Path, one_thread: None) -> Path:
+    """96 photos in four classes."""
+    return make_photos(tmp_path_factory.mktemp("planning") / "photos", **dict.fromkeys(SCENES, 24))
+
+
+@pytest.fixture(scope="module")
+def minutes_run(source: Path) -> TrainedRun:
+    """``heeler train --minutes 0.3`` of them; read it only."""
+    run = source.parent / "run"
+    done = run_heeler("train", source, *TINY, "--minutes", 0.3, "--out", run, "--json")
+    assert done.code == 0, done.err
+    return TrainedRun(source, run, done)
+
+
+def test_a_run_by_minutes_tells_its_plan_and_keeps_to_its_stages(minutes_run: TrainedRun) -> None:
+    answer = minutes_run.done.json
+    assert list(answer["planned_s"])[:4] == ["prepare", "decode", "split", "choose"]
+    assert {"features", "probe", "tune", "finish"} < set(answer["planned_s"])
+    assert {"calibrate", "choose", "features", "probe", "tune", "judge", "total"} < set(answer["seconds"])
+    assert "plan for 18 s" in minutes_run.done.err and "stage" in minutes_run.done.err
+    events = [json.loads(line) for line in (minutes_run.run / "history.jsonl").read_text().splitlines()]
+    plans = [event["plan"] for event in events if event["event"] == "planned"]
+    assert len(plans) == 1 and plans[0]["n_read"] == 96
+    assert any(event["event"] == "epoch" for event in events)
+    assert open_bundle(minutes_run.model).classes == tuple(sorted(SCENES))
+    assert not (minutes_run.run / "checkpoint").exists()
+
+
+def test_the_choice_is_told_and_is_what_the_model_does(minutes_run: TrainedRun) -> None:
+    note = next(note for note in minutes_run.done.json["notes"] if note.startswith("chosen: "))
+    spec = open_bundle(minutes_run.model).spec
+    assert f"64 px, {spec.fit}" in note
+    assert json.loads((minutes_run.run / "plan.json").read_text())["chosen"]["fit"] == spec.fit
+
+
+def test_a_choice_looks_at_no_photo_that_judges(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[str] = []
+    try_settings = planning.try_settings
+
+    def spy(sample, *args):  # type: ignore[no-untyped-def]
+        seen.extend(photo.path for photo in sample.usable)
+        return try_settings(sample, *args)
+
+    monkeypatch.setattr(planning, "try_settings", spy)
+    done = run_heeler("train", source, *TINY, "--minutes", 0.2, "--out", tmp_path / "run", "--json", "--quiet")
+    assert done.code == 0, done.err
+    with (tmp_path / "run" / "catalogue.csv").open(newline="") as file:
+        part = {row["path"]: row["split"] for row in csv.DictReader(file)}
+    assert seen and {part[path] for path in seen} == {"train"}
+
+
+def test_heeler_plan_prints_and_leaves_nothing(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = run_heeler("plan", source, *TINY, "--minutes", 2)
+    assert done.code == 0, done.err
+    assert "plan for 2 min 00 s, 96 photos" in done.out
+    assert all(f"\n{name} " in done.out for name in ("decode", "choose", "features", "tune", "in all"))
+    answer = run_heeler("plan", source, *TINY, "--minutes", 2, "--json").json
+    assert answer["budget_s"] == 120 and answer["n_found"] == 96 and answer["first"]["image_px"] == 64
+    assert sum(stage["seconds"] for stage in answer["stages"]) == pytest.approx(120)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_too_few_minutes_read_fewer_photos_and_still_deliver(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, one_thread: None
+) -> None:
+    source = make_photos(tmp_path / "photos", cat=60, coffee=40)
+
+    def slow(*args):  # type: ignore[no-untyped-def]
+        rates, engine = calibrate(*args)
+        return replace(rates, decode_per_s=3.0, known=0.0), engine
+
+    monkeypatch.setattr(planning, "calibrate", slow)
+    done = run_heeler("train", source, *TINY, "--minutes", 0.5, "--out", tmp_path / "run", "--json")
+    assert done.code == 0, done.err
+    assert "too little time for all" in done.err
+    with (tmp_path / "run" / "catalogue.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    left = [row for row in rows if row["status"] == "left_out"]
+    assert left and {row["reason"] for row in left} == {"not read: the minutes were too short for all photos"}
+    counts = {name: sum(row["status"] == "ok" and row["class"] == name for row in rows) for name in ("cat", "coffee")}
+    assert min(counts.values()) >= MIN_OF_CLASS
+    assert done.json["n_train"] + done.json["n_valid"] + done.json["n_test"] == sum(counts.values())
+
+
+def test_a_plan_in_python(source: Path) -> None:
+    told: list[Event] = []
+    plan = planning.plan_only(source, TrainOptions(minutes=2, image_px=64), told.append)
+    assert [event.plan for event in told if isinstance(event, Planned)] == [plan]
+    assert not [event for event in told if isinstance(event, Note)]
+    assert plan.rates.forward_per_s > 0 and np.isfinite(plan.rates.fit_per_s)
+
+
+def test_a_calibration_reads_few_photos(source: Path, fresh_cache: Path) -> None:
+    look = planning.first_look(TrainOptions(image_px=64))
+    rates, engine = calibrate(read_source(source), look.backbone, look.spec)
+    assert rates.known == 0 and rates.decode_per_s > 0 and engine is not None
+    again, _ = calibrate(read_source(source), look.backbone, look.spec)
+    assert again.known > 0
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--minutes", "1", "--epochs", "2"), "--minutes and --epochs"),
+        (("--minutes", "0"), "0.1"),
+        (("--minutes", "nan"), "nan"),
+    ],
+)
+def test_minutes_that_make_no_sense(source: Path, words: tuple[str, ...], said: str) -> None:
+    done = run_heeler("train", source, *words)
+    assert done.code == 2
+    assert said in done.err
+
+
+def test_a_plan_of_no_photos(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    assert run_heeler("plan", tmp_path / "empty").code == 3
