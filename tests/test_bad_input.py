@@ -225,7 +225,6 @@ def test_an_interrupt_in_the_middle_of_a_training(earlier: Path, cache: Path) ->
     out, err = process.communicate(timeout=60)
     last = Done(process.returncode, out, "".join(line + "\n" for line in err.splitlines() if "epoch" not in line))
     assert_clear(last, 130, "stopped before the end")
-    assert len(last.err.splitlines()) == 2
     assert out == ""
-    assert not (earlier.parent / "run").exists()  # so that the same command can be given again
+    assert (earlier.parent / "run" / "model" / "heeler.json").exists()  # the best until then; --resume goes on
     assert snapshot(earlier) == before

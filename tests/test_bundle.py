@@ -359,3 +359,25 @@ def test_a_damaged_model_is_exit_code_4_and_earlier_predictions_stay(model: Path
     assert_clear(done, 4, "model.safetensors")
     assert done.out == ""
     assert run_heeler("predict", model, tmp_path / "cat.jpg", "--json").json["error"]["exit_code"] == 4
+
+
+def test_a_run_s_earlier_bundle_gives_way_to_a_whole_one(
+    trained_run: TrainedRun, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = snapshot(model)
+    with monkeypatch.context() as patch:
+        rename = Path.rename
+
+        def full(self: Path, target: Path) -> Path:
+            if self.name.startswith(".model.") and not self.name.endswith("earlier"):
+                raise OSError(errno.ENOSPC, "No space left on device")
+            return rename(self, target)
+
+        patch.setattr(Path, "rename", full)
+        with pytest.raises(ResourceError, match="disk is full"):
+            write_like(trained_run, model, replace=True)
+    assert snapshot(model) == before
+    assert [path.name for path in model.parent.iterdir()] == ["model"]
+    write_like(trained_run, model, replace=True)
+    assert open_bundle(model).classes == open_bundle(trained_run.model).classes
+    assert [path.name for path in model.parent.iterdir()] == ["model"]

@@ -136,6 +136,8 @@ def test_a_full_disk_keeps_what_is_there(mount: Callable[..., Path]) -> None:
         write_checkpoint(folder, checkpoint(3, n=400_000))
     assert_same(read_checkpoint(folder), checkpoint(2, n=100_000))
     assert not list(folder.glob(".checkpoint-*"))
+    named = {f"checkpoint-{json.loads(path.read_text())['sha256'][:16]}" for path in folder.glob("*.json")}
+    assert named == {path.stem for path in folder.glob("*.safetensors")}
     write_checkpoint(folder, checkpoint(4, n=100_000))
     assert_same(read_checkpoint(folder), checkpoint(4, n=100_000))
 

@@ -170,6 +170,12 @@ def test_statistics_and_time_are_shared(work: Path) -> None:
         first, second = (load_file(work / f"{name}-{rank}.safetensors") for rank in (0, 1))
         assert all(torch.equal(value, second[key]) for key, value in first.items())
     assert np.allclose([one["n_epochs"] for one in facts(work, "timed")], 2)
+    with exact():
+        alone = run(store(work / "rows"), replace(RECIPE, bn="training"), lambda _: None).model.state_dict()
+    shared = load_file(work / "statistics-0.safetensors")
+    for key in (key for key in alone if key.endswith("running_var")):
+        # Each process normalises by its own photos, so the means are near and not the same.
+        assert 0.8 < float((shared[key] / alone[key]).median()) < 1.25, key
 
 
 if __name__ == "__main__":

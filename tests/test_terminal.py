@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from heeler.check import CheckResult
 from heeler.records import (
-    CheckResult,
     ClassScore,
     Done,
     Epoch,

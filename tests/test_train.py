@@ -25,7 +25,16 @@ from heeler.judge.advice import headline
 from heeler.judge.images import jpeg_bytes
 from heeler.judge.scores import scores_from_json
 
-FILES = {"catalogue.csv", "classes.csv", "history.jsonl", "model", "predictions.csv", "report.html", "result.json"}
+FILES = {
+    "catalogue.csv",
+    "classes.csv",
+    "history.jsonl",
+    "model",
+    "predictions.csv",
+    "report.html",
+    "result.json",
+    "run.json",
+}
 KEYS = {
     "model", "report", "predictions", "chosen", "error", "interval", "n_train", "n_valid", "n_test", "classes",
     "seconds", "rates_per_s",
@@ -284,7 +293,9 @@ def test_the_bundle_opens_whichever_network_was_chosen(
 
         def rigged(*args: Any, winner: str = winner) -> Any:
             photos, backbone, features, candidates, options = args
-            return judge(photos, backbone, features, [one for one in candidates if one.name == winner], options)
+            return judge(
+                photos, backbone, features, [one for one in candidates if one.name == winner] or candidates, options
+            )
 
         monkeypatch.setattr(module, "judge", rigged)
         run = tmp_path / winner

@@ -111,6 +111,47 @@ def test_the_same_seed_gives_the_same_weights_and_leaves_chance_alone(rows: Rows
     assert not moved(once.model, again.model)
 
 
+def test_layers_that_draw_by_chance_draw_by_the_seed(rows: Rows) -> None:
+    recipe = replace(FIXED, epochs=1, frozen_epochs=0)
+    tuned = []
+    for state_of_chance in (1, 2):
+        torch.manual_seed(state_of_chance)
+        tuned.append(tune_it(rows, recipe, probe=network(drop_rate=0.5)).model)
+    assert not moved(*tuned)
+    assert moved(tuned[0], tune_it(rows, recipe).model)
+
+
+def test_a_run_is_adamw_at_the_rates_of_its_schedule(rows: Rows, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Written once more, as plainly as torch allows."""
+    recipe = replace(FIXED, epochs=2, frozen_epochs=0, augment="none", label_smoothing=0.0)
+    found = judged(monkeypatch)
+    tune_it(rows, recipe)
+    model = network()
+    groups = schedule.layer_groups(model)
+    rates = schedule.layer_rates(recipe.lr / 2, len(groups))  # type: ignore[operator]
+    peaks = [rate for group, rate in zip(groups, rates, strict=True) for _ in group]
+    parameters = [parameter for group in groups for parameter in group]
+    decays = [{"params": [parameter], "weight_decay": 0.01 * (parameter.ndim > 1)} for parameter in parameters]
+    adam = torch.optim.AdamW(decays, betas=(0.9, 0.99))
+    step = 0
+    for epoch in (1, 2):
+        order = np.random.default_rng([recipe.seed, epoch]).permutation(TRAIN)
+        for start in range(0, len(order), 12):
+            wanted = order[start : start + 12]
+            batch = torch.from_numpy(rows.take(wanted)).permute(0, 3, 1, 2) / 255 * 2 - 1
+            torch.nn.functional.cross_entropy(model(batch), torch.from_numpy(LABELS[wanted])).backward()
+            for group, peak in zip(adam.param_groups, peaks, strict=True):
+                group["lr"] = peak * schedule.rate_share(step / 6, 0.3)
+            adam.step()
+            adam.zero_grad()
+            step += 1
+    last = [state for kind, *_, state in found if kind == "raw"][-1]
+    # Adam divides by gradients that are close to nothing: a few weights differ by more than sums in another order do.
+    apart = torch.cat([(value - last[key]).abs().flatten() for key, value in model.state_dict().items()])
+    assert float(apart.max()) < 2e-3
+    assert float((apart < 1e-5).double().mean()) > 0.99
+
+
 # What is judged.
 
 
@@ -396,6 +437,30 @@ def test_a_weight_that_is_no_number_is_seen_before_it_is_kept(rows: Rows, monkey
     assert all(value.isfinite().all() for value in tuned.model.state_dict().values())
 
 
+def test_a_checkpoint_of_broken_weights_is_not_written(
+    rows: Rows, tmp_path: Path, saves_always: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    update, n_updates, written = weights.Weights.update, [], []
+    write = tune.write_checkpoint
+
+    def breaks(self: Any, share: float, n_before: int) -> None:
+        update(self, share, n_before)
+        n_updates.append(n_before)
+        if len(n_updates) == 2:
+            with torch.no_grad():
+                self.model.conv_stem.weight[0, 0, 0, 0] = math.nan
+
+    def watched(folder: Path, checkpoint: Any) -> None:
+        written.append(all(tensor.isfinite().all() for tensor in checkpoint.tensors.values()))
+        write(folder, checkpoint)
+
+    monkeypatch.setattr(weights.Weights, "update", breaks)
+    monkeypatch.setattr(tune, "write_checkpoint", watched)
+    tune_it(rows, replace(FIXED, epochs=2, frozen_epochs=0), folder=tmp_path)
+    assert n_updates == [0, 1, 1, 2, 3, 4, 5]
+    assert len(written) == 6 and all(written)
+
+
 # Checkpoints and stopping.
 
 
@@ -480,6 +545,13 @@ def test_a_run_that_is_not_resumed_forgets_the_one_before(rows: Rows, tmp_path: 
     found = read_checkpoint(tmp_path)
     assert found is not None
     assert (found.facts["cursor"]["epoch"], found.facts["cursor"]["step"]) == (1, 2)
+
+    def fail(event: Event) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):  # before its first checkpoint
+        tune_it(rows, FIXED, fail, folder=tmp_path)
+    assert read_checkpoint(tmp_path) is None
 
 
 def test_a_full_disk_ends_nothing(

@@ -40,11 +40,11 @@ def store(folder: Path) -> Rows:
     return rows.view(names)
 
 
-def network(seed: int = 0) -> Any:
+def network(seed: int = 0, **options: Any) -> Any:
     """A small EfficientNet with batch normalisation and random weights; its head gives every class the same logit."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = timm.create_model("test_efficientnet", num_classes=N_CLASSES).eval()
+        model = timm.create_model("test_efficientnet", num_classes=N_CLASSES, **options).eval()
     torch.nn.init.zeros_(model.get_classifier().weight)
     torch.nn.init.zeros_(model.get_classifier().bias)
     return model

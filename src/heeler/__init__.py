@@ -74,7 +74,7 @@ def __getattr__(name: str) -> object:
         "Recipe": "heeler.records",
         "RunResult": "heeler.records",
         "Scores": "heeler.records",
-        "TrainOptions": "heeler.plans",
+        "TrainOptions": "heeler.train",
         "check": "heeler.check",
         "load": "heeler.ship.predict",
         "train": "heeler.train",

@@ -9,8 +9,6 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-import torch
-
 from heeler.clock import Clock
 from heeler.data.catalogue import read_source, thin_catalogue
 from heeler.data.pixels import read_photos
@@ -135,8 +133,7 @@ def tuning_recipe(
         n_judged = len(photos.split.valid) + len(photos.split.test)
         left_s = tuning_s(plan, look.setting, clock.total_s, n_judged) if len(photos.split.test) else 0.0
         plan = replace(plan, tune_s=left_s if left_s >= MIN_TUNING_S else 0.0)
-    # A graphics card trains all layers in the time that the first stages would take.
-    last_views = 0 if torch.cuda.is_available() else MAX_VIEWS
+    last_views = MAX_VIEWS if plan.rates.view_per_s else 0
     return replace(options.recipe, budget_s=plan.tune_s or 0.0, last_views=last_views), plan
 
 

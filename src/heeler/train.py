@@ -277,6 +277,7 @@ def write_everything(
             temperature=verdict.temperature,
             card=model_card(catalogue.name, result, settings),
             facts=facts,
+            replace=True,
         )
         write_bytes(run / "classes.csv", (result.model / "classes.csv").read_bytes())
         write_predictions(result.predictions, _predictions(photos, verdict), len(catalogue.classes))

@@ -1,8 +1,7 @@
 """A network in two parts: the first stages, computed once for each view of a photo, and the last, which are trained.
 
 What photos have in common with ImageNet's is in the first stages, and what they have not is learnt by the last; on a
-CPU a step of these alone takes a third of the time. It works for the networks that timm builds of ``blocks``: the
-EfficientNets, MobileNets and their kin.
+CPU a step of these alone takes a third of the time. It works for timm's EfficientNets and their kin.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ N_LAST = 2
 
 def is_divisible(model: Any) -> bool:
     """Whether a timm network consists of a stem, more than ``N_LAST`` stages of blocks, and a head of convolutions."""
-    parts = ("conv_stem", "bn1", "blocks", "conv_head", "forward_head")
+    parts = ("conv_stem", "bn1", "blocks", "conv_head", "bn2")  # MobileNets v3 have no last, and pool before the head
     return all(hasattr(model, part) for part in parts) and len(model.blocks) > N_LAST
 
 
@@ -48,16 +47,13 @@ def last_stages(model: Any, activations: Tensor) -> Tensor:
     x = activations
     for stage in model.blocks[-N_LAST:]:
         x = stage(x)
-    x = model.conv_head(x)
-    if hasattr(model, "bn2"):
-        x = model.bn2(x)
-    logits: Tensor = model.forward_head(x)
+    logits: Tensor = model.forward_head(model.bn2(model.conv_head(x)))
     return logits
 
 
 def last_groups(model: Any) -> list[list[nn.Parameter]]:
     """Parameters of the last stages and of the head, in two groups."""
-    body = [model.blocks[-N_LAST:], model.conv_head, *([model.bn2] if hasattr(model, "bn2") else [])]
+    body = [*model.blocks[-N_LAST:], model.conv_head, model.bn2]
     parameters = [parameter for part in body for parameter in part.parameters()]
     return [parameters, list(model.get_classifier().parameters())]
 
@@ -118,6 +114,11 @@ class Views:
             return None
         with disk_errors(path):
             return np.memmap(path, np.int16, "w+", shape=shape)
+
+    def close(self) -> None:
+        """Give the disk its room back."""
+        self._file = None
+        self._folder.cleanup()
 
     def take(self, views: NDArray[np.int64], wanted: IntArray) -> Tensor:
         """Activations (B, C, h, w) bf16 of rows (B,), each in its view (B,); ``channels_last``."""

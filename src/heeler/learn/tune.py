@@ -250,6 +250,7 @@ class _Run:
             if not self.cursor.is_judged:
                 self._judge()
             self._judge_averages()
+        self.worker.close()
         best, cursor, model = self.contest.best, self.cursor, self.worker.model
         model.load_state_dict(best.state)
         return Tuned(

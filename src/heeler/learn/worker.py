@@ -154,6 +154,13 @@ class Worker:
 
         while views.n_views < n_views and views.add(make, len(train) if views.n_views else None, until_s):
             self._views = views
+        if not views.n_views:
+            views.close()
+
+    def close(self) -> None:
+        """Remove what was computed for this run alone."""
+        if self._views is not None:
+            self._views.close()
 
     def begin(self, groups: Sequence[Sequence[nn.Parameter]], *, learns_norms: bool) -> None:
         """From now on train these parameters alone; the statistics of batch normalisation too where asked for."""
@@ -257,7 +264,8 @@ class Worker:
             return self._photos(wanted, piece, preset, seed, out_px)
         chance = np.random.default_rng([seed, 2]).integers(self._views.n_views, size=len(wanted))
         views = np.zeros_like(chance) if preset == "none" else chance
-        return self._views.take(views[piece.start : piece.stop], wanted[piece.start : piece.stop]).to(self.device)
+        seen = self._views.take(views[piece.start : piece.stop], wanted[piece.start : piece.stop]).to(self.device)
+        return seen if self.accelerator.mixed_precision == "bf16" else seen.float()
 
     def _photos(self, wanted: IntArray, piece: range, preset: str, seed: int, out_px: int) -> Tensor:
         """Some places of a batch as the network's input, changed as the preset says."""

@@ -9,13 +9,12 @@ heeler.json         preprocessing, temperature, scores, provenance, and the sha2
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import math
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
@@ -81,17 +80,19 @@ def write_bundle(
     temperature: float,
     card: str,
     facts: Mapping[str, Any],
+    replace: bool = False,
 ) -> None:
     """Write a bundle whole or not at all: into a folder beside it, then renamed.
 
     Args:
-        path: the bundle's folder; one that is there is replaced.
+        path: the bundle's folder, which must not exist yet unless ``replace``.
         model: timm network whose head has ``len(classes)`` outputs.
         classes: names in the order of the outputs.
         spec: the preprocessing that the model was trained with.
         temperature: as fitted on photos that did not train it.
         card: text of the model card, Markdown.
         facts: JSON-able extras for ``heeler.json``: scores, split, versions.
+        replace: whether an earlier bundle of the same run gives way once the new one is whole.
 
     Raises:
         ResourceError: the disk is full or the place cannot be written.
@@ -112,15 +113,29 @@ def write_bundle(
             }
             write_json(temporary / MANIFEST, {**manifest, OWN_HASH: _own_hash(manifest)})
             temporary.chmod(0o755)
-            earlier = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent)) / "earlier"
-            with contextlib.suppress(FileNotFoundError):
-                path.rename(earlier)
-            temporary.rename(path)
-            shutil.rmtree(earlier.parent, ignore_errors=True)
+            if replace:
+                _put_aside(path, lambda: temporary.rename(path))
+            else:
+                temporary.rename(path)
         except BaseException:
             shutil.rmtree(temporary, ignore_errors=True)
             raise
         fsync_folder(path.parent)
+
+
+def _put_aside(path: Path, put: Callable[[], object]) -> None:
+    """Put something at ``path`` in place of what is there, which comes back if that fails."""
+    earlier = path.with_name(f".{path.name}.earlier")
+    shutil.rmtree(earlier, ignore_errors=True)
+    if path.exists():
+        path.rename(earlier)
+    try:
+        put()
+    except BaseException:
+        if earlier.exists():
+            earlier.rename(path)
+        raise
+    shutil.rmtree(earlier, ignore_errors=True)
 
 
 def _write_files(folder: Path, model: Any, classes: tuple[str, ...], spec: Preprocessing, card: str) -> None:
