@@ -288,10 +288,10 @@ def test_eight_thousand_files_are_listed_quickly(tmp_path: Path) -> None:
         (tmp_path / label).mkdir()
         for number in range(4_000):
             os.close(os.open(tmp_path / label / f"{number}.jpg", os.O_CREAT | os.O_WRONLY))
-    begin_s = time.process_time()
+    begin_s = time.thread_time()
     assert len(read_source(tmp_path).usable) == 8_000
     # 0.07 s here; opening, hashing or resolving each file would take several times as long.
-    assert time.process_time() - begin_s < 0.4
+    assert time.thread_time() - begin_s < 0.4
 
 
 def test_importing_it_does_not_import_torch() -> None:

@@ -64,11 +64,6 @@ class Tuned:
     stopped: bool = False
 
 
-def never() -> bool:
-    """The wish to stop that nobody has."""
-    return False
-
-
 def fine_tune(
     probe: Any,
     rows: Rows,
@@ -81,7 +76,7 @@ def fine_tune(
     *,
     folder: Path | None = None,
     resume: bool = False,
-    stop: Callable[[], bool] = never,
+    stop: Callable[[], bool] = lambda: False,
 ) -> Tuned:
     """Train a copy of a network.
 
