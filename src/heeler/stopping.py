@@ -44,7 +44,7 @@ def stop_requests() -> Iterator[StopRequest]:
         yield request
     finally:
         for signum, handler in before.items():
-            signal.signal(signum, handler)
+            signal.signal(signum, signal.SIG_DFL if handler is None else handler)  # None: not of Python's making
 
 
 def raise_interrupted(signum: int, _: FrameType | None = None) -> None:
