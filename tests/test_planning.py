@@ -41,12 +41,13 @@ def test_a_run_by_minutes_tells_its_plan_and_keeps_to_its_stages(minutes_run: Tr
     answer = minutes_run.done.json
     assert list(answer["planned_s"])[:4] == ["prepare", "decode", "split", "choose"]
     assert {"features", "probe", "tune", "finish"} < set(answer["planned_s"])
-    assert {"calibrate", "choose", "features", "probe", "tune", "judge", "total"} < set(answer["seconds"])
+    assert {"calibrate", "choose", "features", "probe", "judge", "total"} < set(answer["seconds"])
     assert "plan for 18 s" in minutes_run.done.err and "stage" in minutes_run.done.err
     events = [json.loads(line) for line in (minutes_run.run / "history.jsonl").read_text().splitlines()]
     plans = [event["plan"] for event in events if event["event"] == "planned"]
     assert len(plans) == 1 and plans[0]["n_read"] == 96
-    assert any(event["event"] == "epoch" for event in events)
+    tune_s = json.loads((minutes_run.run / "plan.json").read_text())["tune_s"]
+    assert any(event["event"] == "epoch" for event in events) == (tune_s > 0)  # a slow machine has no time for it
     assert open_bundle(minutes_run.model).classes == tuple(sorted(SCENES))
     assert not (minutes_run.run / "checkpoint").exists()
 

@@ -93,7 +93,7 @@ def test_a_killed_run_ends_with_the_weights_of_one_that_was_not(source: Path, tm
 
 
 def test_minutes_that_were_used_before_a_kill_count(source: Path, tmp_path: Path) -> None:
-    run, words = tmp_path / "run", ("--image-px", "64", "--minutes", "0.4")
+    run, words = tmp_path / "run", ("--image-px", "64", "--minutes", "0.6")
     process = begin("train", source, *words, "--out", run)
     list(lines_until(process, "epoch "))
     process.kill()

@@ -19,10 +19,12 @@ from heeler.learn.calibrate import calibrate
 from heeler.learn.choose import Look, load_look, try_settings
 from heeler.learn.plan import (
     MAX_VIEWS,
+    MIN_EPOCHS,
     MIN_OF_CLASS,
     MIN_TUNING_S,
     choose,
     chosen_text,
+    epochs_in,
     forward_per_s,
     plan_rest,
     plan_run,
@@ -132,7 +134,11 @@ def tuning_recipe(
     if plan.tune_s is None:
         n_judged = len(photos.split.valid) + len(photos.split.test)
         left_s = tuning_s(plan, look.setting, clock.total_s, n_judged) if len(photos.split.test) else 0.0
-        plan = replace(plan, tune_s=left_s if left_s >= MIN_TUNING_S else 0.0)
+        n_epochs = epochs_in(plan.rates, look.setting, len(photos.split.train), left_s)
+        if left_s >= MIN_TUNING_S and n_epochs < MIN_EPOCHS:
+            text = f"not tuned: there is time for {n_epochs:.1f} epochs, and fewer than {MIN_EPOCHS:g} do harm"
+            clock.tell(Note(f"{text}; more minutes would help"))
+        plan = replace(plan, tune_s=left_s if left_s >= MIN_TUNING_S and n_epochs >= MIN_EPOCHS else 0.0)
     last_views = MAX_VIEWS if plan.rates.view_per_s else 0
     return replace(options.recipe, budget_s=plan.tune_s or 0.0, last_views=last_views), plan
 

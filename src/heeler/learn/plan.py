@@ -28,6 +28,8 @@ MIN_TUNING_S = 5.0
 MIN_SAMPLE, MAX_SAMPLE = 160, 1500
 # What tuning takes off the loss at most, and the epochs that this needs; one epoch or less gains nothing.
 MOST_GAIN, ENOUGH_EPOCHS = 0.25, 6.0
+# With fewer, the rate has no time to come down: docs/recipe.md.
+MIN_EPOCHS = 2.0
 # The share of tuning's time for the first stages of views, and most views.
 VIEWS_SHARE, MAX_VIEWS = 0.35, 6
 # Seconds of what comes last: judging, the bundle, the predictions, the report.
