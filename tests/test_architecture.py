@@ -134,6 +134,8 @@ def test_train_alone_sees_all_rooms() -> None:
     assert seen.pop("heeler.train") == set(ROOMS)
     # Short stories of their own: to plan is to try networks on photos, to preview is to show what they are fed.
     assert seen.pop("heeler.planning") == {"data", "learn"}
+    # Another process of the same run: it reads the photos and tunes.
+    assert seen.pop("heeler.follow") == {"data", "learn"}
     assert seen.pop("heeler.preview") == {"data", "learn", "judge"}
     assert {module: rooms for module, rooms in seen.items() if len(rooms) > 1} == {}
 

@@ -16,6 +16,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from conftest import make_photos, run_heeler
 from heeler.data.rows import Rows
 from heeler.learn.tune import Tuned, fine_tune
 from heeler.records import Event, Note, Recipe
@@ -94,12 +95,18 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder in which two processes have done their jobs."""
     folder = tmp_path_factory.mktemp("devices")
     store(folder / "rows")
-    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
-    here = ["--rdzv-backend", "c10d", "--rdzv-endpoint", "127.0.0.1:0", "--local-addr", "127.0.0.1"]
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", *here, __file__, str(folder)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=300)
-    assert done.returncode == 0, done.stderr
+    launch(__file__, folder)
     return folder
+
+
+def launch(*words: object, cwd: Path | None = None) -> str:
+    """Run a script or a module in two processes; what they print on standard output."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
+    here = ["--rdzv-backend", "c10d", "--rdzv-endpoint", "127.0.0.1:0", "--local-addr", "127.0.0.1"]
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", *here, *map(str, words)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=300, cwd=cwd)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 def facts(work: Path, name: str) -> list[dict[str, Any]]:
@@ -178,6 +185,28 @@ def test_statistics_and_time_are_shared(work: Path) -> None:
     for key in (key for key in alone if key.endswith("running_var")):
         # Each process normalises by its own photos, so the means are near and not the same.
         assert 0.8 < float((shared[key] / alone[key]).median()) < 1.25, key
+
+
+def history(run: Path) -> list[dict[str, Any]]:
+    lines = (run / "history.jsonl").read_text().splitlines()
+    return [event for event in map(json.loads, lines) if event["event"] == "epoch"]
+
+
+@pytest.mark.parametrize("epochs", [0, 2])
+def test_the_command_under_a_launcher(epochs: int, tmp_path: Path) -> None:
+    source = make_photos(tmp_path / "photos")
+    recipe = ("--image-px", 64, "--epochs", epochs, "--lr", 1e-3, "--batch-size", 9, "--json")
+    told = launch("-m", "heeler", "train", source, *recipe, cwd=tmp_path)
+    with exact():
+        alone = run_heeler("train", source, *recipe, "--out", tmp_path / "alone")
+    answer = json.loads(told)  # one object: the other process says nothing
+    assert [path.name for path in (tmp_path / "runs").iterdir()] == ["photos-1"]
+    assert [answer[name] for name in ("n_train", "n_valid", "n_test")] == [36, 4, 8]
+    both, whole = history(tmp_path / "runs" / "photos-1"), history(tmp_path / "alone")
+    assert alone.code == 0 and len(both) == len(whole) == (3 if epochs else 0)
+    for one, other in zip(both, whole, strict=True):
+        assert one["train_loss"] == pytest.approx(other["train_loss"], rel=0.03)
+        assert one["valid_loss"] == pytest.approx(other["valid_loss"], rel=0.1)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -11,25 +11,41 @@ import pytest
 import timm
 import torch
 
-from heeler.learn.stages import N_LAST, Views, first_stages, is_divisible, last_groups, last_stages
+from heeler.learn.stages import FirstStages, Views, first_engine, is_divisible, last_groups, last_stages
 from heeler.learn.tune import fine_tune
 from heeler.learn.weights import plain_state
 from heeler.records import Epoch, Event, Recipe, ignore_events
 from tiny import LABELS, SPEC, TRAIN, VALID, exact, network, store
 
 
+@pytest.mark.parametrize("n_last", [1, 2])
 @pytest.mark.parametrize("name", ["tf_efficientnet_lite0", "efficientnet_b0"])
-def test_the_two_parts_are_the_network(name: str) -> None:
+def test_the_two_parts_are_the_network(name: str, n_last: int) -> None:
     model = timm.create_model(name, num_classes=3).eval()
-    batch = torch.randn(2, 3, 64, 64)
+    pixels = torch.randint(0, 256, (2, 64, 64, 3), dtype=torch.uint8)
+    first = FirstStages(model, SPEC, n_last).eval()
     with torch.no_grad():
-        torch.testing.assert_close(last_stages(model, first_stages(model, batch)), model(batch))
-    trained = {id(parameter) for group in last_groups(model) for parameter in group}
+        batch = first.normalise(pixels)
+        seen = first.activations(batch)
+        torch.testing.assert_close(last_stages(model, seen, n_last), model(batch))
+        assert torch.equal(first(pixels), seen.permute(0, 2, 3, 1).reshape(2, -1))
+    trained = {id(parameter) for group in last_groups(model, n_last) for parameter in group}
     names = {name for name, parameter in model.named_parameters() if id(parameter) in trained}
-    first_trained = len(model.blocks) - N_LAST
+    first_trained = len(model.blocks) - n_last
     for part in (f"blocks.{first_trained}.", "conv_head.", "classifier."):
         assert any(name.startswith(part) for name in names)
     assert not any(name.startswith(("conv_stem", "bn1.", f"blocks.{first_trained - 1}.")) for name in names)
+
+
+def test_an_engine_computes_the_first_stages(fresh_cache: Path, tmp_path: Path) -> None:
+    model = timm.create_model("tf_efficientnet_lite0", num_classes=3).eval()
+    pixels = store(tmp_path / "rows").take(np.arange(9))
+    engine, shape = first_engine(model, SPEC, 2, pixels)
+    assert shape == (4, 4, 112)
+    with torch.no_grad():
+        truth = FirstStages(model, SPEC, 2)(torch.from_numpy(pixels)).numpy()
+    distance = np.sqrt(np.mean((engine.forward(pixels) - truth) ** 2) / np.mean(truth**2))
+    assert distance < (1e-4 if engine.precision == "fp32" else 0.05)
 
 
 @pytest.mark.parametrize("name", ["resnet18", "vit_tiny_patch16_224", "mobilenetv3_small_050"])
@@ -45,7 +61,7 @@ def test_only_the_last_stages_learn_and_the_result_is_the_whole_network(tmp_path
         tuned = fine_tune(start, rows, LABELS, TRAIN, VALID, SPEC, recipe, told.append)
     before, after = plain_state(start), plain_state(tuned.model)
     moved = {name for name in before if not torch.equal(before[name], after[name])}
-    first_trained = len(start.blocks) - N_LAST
+    first_trained = len(start.blocks) - Recipe().last_stages
     assert {f"blocks.{first_trained}.0.conv_pw.weight", "classifier.weight"} <= moved
     assert all(name.startswith(("blocks", "conv_head", "bn2", "classifier")) for name in moved)
     assert all(int(name.split(".")[1]) >= first_trained for name in moved if name.startswith("blocks"))
@@ -70,28 +86,58 @@ def test_without_time_for_one_view_all_layers_are_trained(tmp_path: Path, monkey
     assert not torch.equal(start.conv_stem.weight, tuned.model.conv_stem.weight) or tuned.best_epoch == 0
 
 
-def make(wanted: np.ndarray) -> torch.Tensor:
-    return torch.from_numpy(wanted).float().view(-1, 1, 1, 1).expand(-1, 4, 2, 2)
+def outputs(photos: np.ndarray, sign: int = 1) -> Iterator[np.ndarray]:
+    for start in range(0, len(photos), 3):
+        yield sign * np.repeat(photos[start : start + 3, None], 16, axis=1).astype(np.float32)
 
 
 def test_each_photo_has_its_own_activations_in_each_view(fresh_cache: Path) -> None:
     photos = np.array([7, 3, 90, 12])
-    views = Views(100, photos, 2)
+    views = Views(100, photos, (2, 2, 4), 2)
     far = time.perf_counter() + 60
-    assert views.add(make, None, far) and views.add(lambda wanted: -make(wanted), 3, far)
+    assert views.add(outputs(photos), 4, far) and views.add(outputs(photos[:3], -1), 3, far)
     assert views.n_views == 2
     taken = views.take(np.array([0, 1, 0]), np.array([90, 3, 12]))
     assert taken.shape == (3, 4, 2, 2) and taken.dtype is torch.bfloat16
     assert taken.is_contiguous(memory_format=torch.channels_last)
+    assert not list((fresh_cache / "activations").iterdir())  # the file has no name
     views.close()
-    assert not list((fresh_cache / "activations").iterdir())
     assert taken[:, 0, 0, 0].tolist() == [90, -3, 12]
 
 
-def test_a_disk_without_room_keeps_no_views(mount: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HEELER_CACHE", str(mount("-t", "tmpfs", "-o", "size=1m", "tmpfs")))
-    views = Views(1000, np.arange(1000), 6)
-    large = lambda wanted: torch.zeros(len(wanted), 64, 14, 14)  # noqa: E731
-    assert not views.add(large, None, time.perf_counter() + 60)
+def test_a_view_that_would_end_too_late_is_not_kept(fresh_cache: Path) -> None:
+    photos = np.arange(300)
+
+    def slow(n_asked: list[int]) -> Iterator[np.ndarray]:
+        for batch in outputs(photos):
+            time.sleep(0.02)
+            n_asked.append(len(batch))
+            yield batch
+
+    asked: list[int] = []
+    views = Views(300, photos, (2, 2, 4), 2)
+    assert not views.add(slow(asked), 300, time.perf_counter() + 0.5)
+    assert views.n_views == 0 and sum(asked) < 30
+    assert views.add(slow(asked), 300, time.perf_counter() + 60)
+    begun: list[int] = []
+    assert not views.add(slow(begun), 300, time.perf_counter() + 0.5)
+    assert views.n_views == 1 and not begun
+    assert views.take(np.zeros(1, int), np.array([299])).max() == torch.tensor(299.0).bfloat16()
+    views.close()
+
+
+@pytest.mark.parametrize("n_most", [1, 100])
+def test_a_disk_without_room_keeps_no_views(
+    n_most: int, mount: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = mount("-t", "tmpfs", "-o", "size=1m", "tmpfs")
+    monkeypatch.setenv("HEELER_CACHE", str(folder))
+    photos = np.arange(1000)
+    views = Views(1000, photos, (14, 14, 2), n_most)
+    batches = (np.zeros((50, 392), np.float32) for _ in range(20))  # 0.8 MB in bf16
+    if n_most == 1:
+        (folder / "other").write_bytes(bytes(600_000))
+        monkeypatch.setattr("heeler.learn.stages.require_space", lambda *_: None)  # it was free a moment ago
+    assert not views.add(batches, 1000, time.perf_counter() + 60)
     assert views.n_views == 0
     views.close()

@@ -336,11 +336,18 @@ def doctor(json: options.Json = False, debug: options.Debug = False) -> int:
 
 
 def _train_and_tell(source: Path, settings: TrainOptions, *, json: bool, quiet: bool) -> int:
+    from heeler.follow import follow, is_follower, leave
     from heeler.terminal import listener, print_result
     from heeler.train import train as train_photos
 
-    with listener(quiet=quiet) as on_event:
-        result = train_photos(source, settings, on_event)
+    try:
+        if is_follower():
+            follow(source, settings)
+            return 0
+        with listener(quiet=quiet) as on_event:
+            result = train_photos(source, settings, on_event)
+    finally:
+        leave()
     if json:
         print_json(result.to_json())
     else:

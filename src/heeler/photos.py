@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
 from heeler.clock import Clock
+from heeler.data.catalogue import read_source
 from heeler.data.duplicates import near_duplicates
 from heeler.data.pixels import Pixels, read_photos
 from heeler.data.split import split_notes, split_photos
@@ -30,6 +32,12 @@ class Photos:
     def n_classes(self) -> int:
         """K."""
         return len(self.catalogue.classes)
+
+
+def list_files(source: str | Path, options: TrainOptions, clock: Clock) -> Catalogue:
+    """Every file of a source and what it is to a run; none is opened."""
+    with clock.stage("list files", unit="files"):
+        return read_source(Path(source), labels=options.labels, nested=options.nested, group_by=options.group_by)
 
 
 def read_and_split(catalogue: Catalogue, spec: Preprocessing, options: TrainOptions, clock: Clock) -> Photos:

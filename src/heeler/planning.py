@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 
 from heeler.clock import Clock
-from heeler.data.catalogue import read_source, thin_catalogue
+from heeler.data.catalogue import thin_catalogue
 from heeler.data.pixels import read_photos
 from heeler.data.split import draw_folds, draw_share
 from heeler.errors import UsageError
@@ -31,7 +31,7 @@ from heeler.learn.plan import (
     tuning_s,
 )
 from heeler.learn.probe import N_FOLDS
-from heeler.photos import Photos
+from heeler.photos import Photos, list_files
 from heeler.plans import Plan, Setting, TrainOptions
 from heeler.records import Catalogue, Note, OnEvent, Planned, Recipe, ignore_events
 
@@ -45,8 +45,7 @@ def plan_only(source: str | Path, options: TrainOptions | None = None, on_event:
     """
     source, options = Path(source), options or TrainOptions()
     clock = Clock(on_event)
-    with clock.stage("list files", unit="files"):
-        catalogue = read_source(source, labels=options.labels, nested=options.nested, group_by=options.group_by)
+    catalogue = list_files(source, options, clock)
     with clock.stage("load backbone", unit=""):
         look = first_look(options)
     plan = plan_first(catalogue, look, None, options, clock)[2]
@@ -91,7 +90,7 @@ def plan_first(
     if plan.n_read < plan.n_found:
         catalogue = thin_catalogue(catalogue, plan.n_read, MIN_OF_CLASS, options.seed)
     setting = plan.chosen or plan.first
-    look = replace(look, engine=engine) if setting == look.setting else _look_of(setting, options)
+    look = replace(look, engine=engine) if setting == look.setting else look_of(setting, options)
     return catalogue, look, plan
 
 
@@ -102,7 +101,7 @@ def choose_look(
     if plan is None or plan.chosen:
         return first, photos, plan
     usable, train_rows = photos.catalogue.usable, photos.split.train
-    makers: list[Callable[[], Look]] = [partial(_look_of, setting, options) for setting in plan.candidates]
+    makers: list[Callable[[], Look]] = [partial(look_of, setting, options) for setting in plan.candidates]
     makers.insert(0, lambda: first)
     with clock.stage("choose", total=len(makers), unit="settings") as tell:
         if plan.candidates:
@@ -143,6 +142,7 @@ def tuning_recipe(
     return replace(options.recipe, budget_s=plan.tune_s or 0.0, last_views=last_views), plan
 
 
-def _look_of(setting: Setting, options: TrainOptions) -> Look:
-    weights = options.weights if setting.backbone == options.backbone else None
+def look_of(setting: Setting, options: TrainOptions) -> Look:
+    """A setting of the plan, with the user's weights where it is of the user's network."""
+    weights = options.weights if setting.backbone == (options.backbone or DEFAULT_BACKBONE) else None
     return load_look(setting.backbone, setting.image_px, setting.fit, weights=weights, alpha=options.alpha)

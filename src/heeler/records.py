@@ -161,6 +161,7 @@ class Recipe:
         mixup: photos are mixed in pairs, by shares drawn from Beta(mixup, mixup); 0 is off.
         last_views: the first stages are computed once for so many views of each photo, and only the last ones train;
             0 trains all layers.
+        last_stages: how many stages of the network the last ones are.
     """
 
     epochs: int = 0
@@ -177,6 +178,7 @@ class Recipe:
     ema_decay: float | None = None
     mixup: float = 0.0
     last_views: int = 0
+    last_stages: int = 2
 
 
 @dataclass(frozen=True)

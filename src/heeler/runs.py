@@ -75,9 +75,10 @@ def discard_unfinished(run: Path) -> None:
             run.rmdir()
 
 
-def save_plan(run: Path, plan: Plan) -> None:
-    """Keep what was decided, so that a run that goes on decides the same."""
-    write_json(run / "plan.json", plan.to_json())
+def save_plan(run: Path, plan: Plan | None) -> None:
+    """Keep what was decided, so that a run that goes on decides the same; a fixed recipe decides nothing."""
+    if plan:
+        write_json(run / "plan.json", plan.to_json())
 
 
 def saved_plan(run: Path) -> Plan | None:

@@ -6,6 +6,7 @@ Each step is one call into one room; this is the only module that sees all four.
 from __future__ import annotations
 
 import shlex
+import signal
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -15,9 +16,10 @@ from typing import Any, Literal
 import numpy as np
 
 from heeler.clock import Clock
-from heeler.data.catalogue import read_source, write_catalogue
+from heeler.data.catalogue import write_catalogue
 from heeler.data.split import draw_folds
 from heeler.files import write_bytes, write_json
+from heeler.follow import lead, require_first
 from heeler.judge.images import jpeg_bytes
 from heeler.judge.report import ReportContext, write_report
 from heeler.judge.scores import fit_temperature, score, scores_to_json, softmax
@@ -27,7 +29,7 @@ from heeler.learn.features import compute_features, feature_engine, known_featur
 from heeler.learn.network import network_logits
 from heeler.learn.probe import N_FOLDS, fit_probe
 from heeler.learn.tune import Tuned, fine_tune
-from heeler.photos import Photos, read_and_split
+from heeler.photos import Photos, list_files, read_and_split
 from heeler.planning import choose_look, first_look, plan_first, tuning_recipe
 from heeler.plans import Plan, TrainOptions
 from heeler.records import (
@@ -92,9 +94,9 @@ def train(source: str | Path, options: TrainOptions | None = None, on_event: OnE
         Interrupted: the user stopped the run; where a model was there already, the best one is kept.
     """
     source, options = Path(source), options or TrainOptions()
+    require_first()
     clock = Clock(on_event)
-    with clock.stage("list files", unit="files"):
-        catalogue = read_source(source, labels=options.labels, nested=options.nested, group_by=options.group_by)
+    catalogue = list_files(source, options, clock)
     run = claim_run(options, source, catalogue.name)
     try:
         clock.count_earlier(used_s(run))
@@ -111,14 +113,14 @@ def train(source: str | Path, options: TrainOptions | None = None, on_event: OnE
         settings = {**_settings(options, look), "engine": engine, "split": photos.split.method}
         probe = probe_candidate(photos, look, features, options, clock)
         recipe, plan = tuning_recipe(photos, look, plan, options, clock)
-        if plan:
-            save_plan(run, plan)
+        save_plan(run, plan)
 
         def deliver(candidates: Sequence[Candidate], tuned: Tuned | None = None) -> RunResult:
             with clock.stage("judge", unit=""):
                 verdict = judge(photos, look.backbone, features, candidates, options)
             return write_everything(run, photos, verdict, tuned, look.spec, options, settings, plan, clock)
 
+        lead(photos, look, probe.model, recipe, plan)
         if not (recipe.epochs or recipe.budget_s):
             return deliver([probe])
         (run / CHECKPOINT).mkdir(exist_ok=True)
@@ -126,8 +128,8 @@ def train(source: str | Path, options: TrainOptions | None = None, on_event: OnE
         with stop_requests() as stop:
             tuned = tune(photos, probe, look.spec, recipe, run / CHECKPOINT, stop, clock)
         result = deliver([probe, tuned_candidate(photos, tuned, look.spec, clock)], tuned)
-        if stop.signum:
-            raise_interrupted(stop.signum)
+        if tuned.stopped:
+            raise_interrupted(stop.signum or signal.SIGTERM)  # one of several processes may have been asked
         finish_run(run)
         return result
     except BaseException:

@@ -144,13 +144,19 @@ def preview(squares: ByteArray, preset: str, *, seed: int, n_variants: int) -> B
     Returns:
         (N, 1 + n_variants, S, S, 3) uint8: each photo as it is, then its variants.
     """
-    pixels, side_px = torch.tensor(squares), squares.shape[1]
+    side_px = squares.shape[1]
     columns = [squares]
     for step in range(n_variants):
-        options = {"seed": seed_of(seed, 0, step), "out_px": side_px}
-        batch = augment(pixels, preset, mean=(0, 0, 0), std=(1, 1, 1), **options)
-        columns.append((batch * 255).round_().to(torch.uint8).permute(0, 2, 3, 1).numpy())
+        columns.append(augment_pixels(squares, preset, seed=seed_of(seed, 0, step), out_px=side_px))
     return np.stack(columns, axis=1)
+
+
+def augment_pixels(squares: ByteArray, preset: str, *, seed: int, out_px: int) -> ByteArray:
+    """``augment`` from pixels to pixels: (B, S, S, 3) uint8 to (B, out_px, out_px, 3) uint8."""
+    if preset == "none" and squares.shape[1] == out_px:
+        return squares
+    batch = augment(torch.tensor(squares), preset, seed=seed, mean=(0, 0, 0), std=(1, 1, 1), out_px=out_px)
+    return (batch * 255).round_().to(torch.uint8).permute(0, 2, 3, 1).contiguous().numpy()
 
 
 def draws(seed: int, n_photos: int, first: int = 0) -> NDArray[np.float64]:

@@ -85,23 +85,33 @@ class Backbone:
     key: str
 
 
-class FeatureNet(nn.Module):
-    """Pixels to features: (B, S, S, 3) uint8 -> (B, D) float32, normalisation included."""
+class Normalise(nn.Module):
+    """Pixels (B, S, S, 3) uint8 to a network's input (B, 3, S, S) float32."""
 
     scale: Tensor
     shift: Tensor
 
-    def __init__(self, backbone: nn.Module, spec: Preprocessing) -> None:
+    def __init__(self, spec: Preprocessing) -> None:
         super().__init__()
-        self.backbone = backbone
         mean, std = torch.tensor(spec.mean), torch.tensor(spec.std)
         self.register_buffer("scale", (1 / (255 * std)).view(1, 3, 1, 1))
         self.register_buffer("shift", (-mean / std).view(1, 3, 1, 1))
 
     def forward(self, pixels: Tensor) -> Tensor:
+        """Input (B, 3, S, S) of pixels (B, S, S, 3)."""
+        return pixels.permute(0, 3, 1, 2).to(self.scale.dtype) * self.scale + self.shift
+
+
+class FeatureNet(nn.Module):
+    """Pixels to features: (B, S, S, 3) uint8 -> (B, D) float32, normalisation included."""
+
+    def __init__(self, backbone: nn.Module, spec: Preprocessing) -> None:
+        super().__init__()
+        self.normalise, self.backbone = Normalise(spec), backbone
+
+    def forward(self, pixels: Tensor) -> Tensor:
         """Features (B, D) of pixels (B, S, S, 3) uint8."""
-        batch = pixels.permute(0, 3, 1, 2).to(self.scale.dtype) * self.scale + self.shift
-        return features_of(self.backbone, batch)
+        return features_of(self.backbone, self.normalise(pixels))
 
 
 def features_of(model: Any, batch: Tensor) -> Tensor:
@@ -131,7 +141,7 @@ def load_backbone(name: str, *, weights: Path | None = None, image_px: int | Non
                 features_of(model, torch.zeros(1, 3, image_px, image_px))
     classifier = model.get_classifier()
     n_features = classifier.in_features if isinstance(classifier, nn.Linear) else int(model.head_hidden_size)
-    return Backbone(name, model, default_spec(model, image_px), n_features, _weights_key(name, model))
+    return Backbone(name, model, default_spec(model, image_px), n_features, weights_key(name, _feature_weights(model)))
 
 
 def _with_weights(name: str, weights: Path | None, options: dict[str, Any]) -> Any:
@@ -196,15 +206,19 @@ def _require_known(name: str) -> None:
         )
 
 
-def _weights_key(name: str, model: Any) -> str:
-    """Key of everything that decides the features; the classifier does not, and may be random."""
-    classifier = f"{model.pretrained_cfg['classifier']}."
+def weights_key(name: str, state: Mapping[str, Tensor]) -> str:
+    """Key of a network's weights: an architecture's name, and tensors by name."""
     digest = hashlib.sha256(name.encode())
-    for key, tensor in sorted(model.state_dict().items()):
-        if not key.startswith(classifier):
-            digest.update(key.encode())
-            digest.update(tensor.contiguous().view(-1).view(torch.uint8).numpy().data)
+    for key, tensor in sorted(state.items()):
+        digest.update(key.encode())
+        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
+
+
+def _feature_weights(model: Any) -> dict[str, Tensor]:
+    """Everything that decides the features; the classifier does not, and may be random."""
+    classifier = f"{model.pretrained_cfg['classifier']}."
+    return {key: tensor for key, tensor in model.state_dict().items() if not key.startswith(classifier)}
 
 
 def default_spec(model: Any, image_px: int | None = None) -> Preprocessing:

@@ -11,13 +11,15 @@ import numpy as np
 import torch
 
 from heeler.data.pixels import count_known, read_photos
+from heeler.learn.augment import augment_pixels
 from heeler.learn.backbone import Backbone
 from heeler.learn.depthwise import FastDepthwise
 from heeler.learn.engines import Engine, has_fast_bf16
 from heeler.learn.features import feature_engine
-from heeler.learn.stages import first_stages, is_divisible, last_stages
+from heeler.learn.stages import FirstStages, is_divisible, last_stages
+from heeler.learn.team import n_launched
 from heeler.plans import Rates, Setting
-from heeler.records import Catalogue, Preprocessing, ignore_events
+from heeler.records import Catalogue, Preprocessing, Recipe, ignore_events
 
 # Photos decoded to time the reading: a few first, so that large ones do not take long; more where those were quick.
 FEW, MORE = 16, 96
@@ -64,7 +66,7 @@ def calibrate(catalogue: Catalogue, backbone: Backbone, spec: Preprocessing) -> 
     engine_s = time.perf_counter() - start
     forward_per_s = engine.rate_per_s if engine else UNTIMED_PER_S
     base = Setting(backbone.name, spec.image_px, spec.fit)
-    view_per_s, step_per_s = tuning_rates(backbone.model, spec.image_px)
+    view_per_s, step_per_s = tuning_rates(backbone.model, spec, forward_per_s, Recipe().last_stages)
     rates = Rates(
         base=base,
         decode_per_s=min(decode_per_s, MOST_PER_S),
@@ -96,32 +98,38 @@ def _fit_per_s() -> float:
     return FIT_EFFICIENCY * N_PRODUCTS * 2 * n * d * k / (time.perf_counter() - start)
 
 
-def tuning_rates(model: Any, image_px: int) -> tuple[float, float]:
+def tuning_rates(model: Any, spec: Preprocessing, forward_per_s: float, n_last: int) -> tuple[float, float]:
     """Photos a second that tuning takes: for the first stages of a view, and for a step of what is trained.
 
     Args:
         model: timm network with a head, on the CPU or about to be tuned on a graphics card.
-        image_px: side of its input.
+        spec: the preprocessing before it.
+        forward_per_s: photos a second of the whole network in the engine that will compute its first stages.
+        n_last: stages that train where the network is divided.
 
     Returns:
         The two rates; the first is 0 where all layers train.
     """
+    image_px = spec.image_px
     cuda = torch.cuda.is_available()
     device = torch.device("cuda" if cuda else "cpu")
     net = copy.deepcopy(model).to(device, memory_format=torch.channels_last).eval().requires_grad_(True)
     batch = torch.zeros(N_STEPPED, 3, image_px, image_px, device=device).to(memory_format=torch.channels_last)
-    divided = not cuda and is_divisible(net)
+    divided = not cuda and n_launched() == 1 and is_divisible(net)
     fast = torch.autocast(device.type, torch.bfloat16, enabled=cuda or has_fast_bf16())
-    view_s = step_s = 0.0
+    seen, view_per_s = batch, 0.0
+    if divided:
+        squares, start = np.zeros((N_STEPPED, image_px, image_px, 3), np.uint8), time.perf_counter()
+        augment_pixels(squares, "photo", seed=0, out_px=image_px)
+        view_per_s = 1 / (1 / forward_per_s + (time.perf_counter() - start) / N_STEPPED)
+        with torch.no_grad():
+            seen = FirstStages(net, spec, n_last).activations(batch)
     for _ in range(2):  # the first round sets up the operations
         start = time.perf_counter()
-        with torch.no_grad(), fast:
-            seen = first_stages(net, batch) if divided else batch
-        view_s, start = time.perf_counter() - start, time.perf_counter()
         with fast, FastDepthwise():
-            logits = last_stages(net, seen) if divided else net(seen)
+            logits = last_stages(net, seen, n_last) if divided else net(seen)
         logits.float().square().mean().backward()
         if cuda:
             torch.cuda.synchronize()
         step_s = time.perf_counter() - start
-    return (N_STEPPED / view_s if divided else 0.0), N_STEPPED / step_s
+    return view_per_s, N_STEPPED / step_s

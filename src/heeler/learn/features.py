@@ -23,9 +23,7 @@ def feature_key(backbone: Backbone, spec: Preprocessing) -> str:
     return short_hash([backbone.key, spec.pixel_key(), spec.mean, spec.std])
 
 
-def known_features(
-    backbone: Backbone, spec: Preprocessing, names: list[str], *, mirror: bool = False
-) -> tuple[FloatArray, str] | None:
+def known_features(backbone: Backbone, spec: Preprocessing, names: list[str]) -> tuple[FloatArray, str] | None:
     """Features that an earlier run computed, and their precision; None unless it did so for every photo.
 
     Looked for before an engine is timed: two runs on the same photos then use the same numbers, whichever engine the
@@ -33,9 +31,8 @@ def known_features(
     """
     for precision in ("bf16", "fp16", "fp32"):
         store = _store(backbone, spec, precision)
-        rows = _row_names(names, mirror)
-        if all(name in store for name in rows):
-            view = store.view(rows)
+        if all(name in store for name in names):
+            view = store.view(names)
             return view.take(np.arange(len(view))), precision
     return None
 
@@ -47,8 +44,6 @@ def compute_features(
     names: list[str],
     engine: Engine,
     on_event: OnEvent,
-    *,
-    mirror: bool = False,
 ) -> tuple[FloatArray, int]:
     """Features of all photos, from the cache where they were computed before.
 
@@ -59,13 +54,11 @@ def compute_features(
         names: the sha256 of each photo.
         engine: as ``feature_engine`` picked it; its precision is part of the cache's key.
         on_event: told of progress, one unit a photo.
-        mirror: of the photos' mirror images.
 
     Returns:
         Features (N, D) float32, and how many of them were computed now.
     """
     store = _store(backbone, spec, engine.precision)
-    names = _row_names(names, mirror)
     missing = np.array([i for i, name in enumerate(names) if name not in store], dtype=np.int64)
     require_space(store.folder, len(missing) * store.row_bytes)
     done = len(names) - len(missing)
@@ -73,18 +66,13 @@ def compute_features(
     with store.writer() as writer:
         batches = [missing[start : start + BATCH] for start in range(0, len(missing), BATCH)]
         squares = (rows.take(batch) for batch in batches)
-        seen = (np.ascontiguousarray(square[:, :, ::-1]) for square in squares) if mirror else squares
-        for wanted, outputs in zip(batches, engine.run(seen), strict=True):
+        for wanted, outputs in zip(batches, engine.run(squares), strict=True):
             for i, row in zip(wanted, outputs, strict=True):
                 writer.append(names[i], row)
             done += len(wanted)
             on_event(Progress(done))
     view = store.view(names)
     return view.take(np.arange(len(view))), len(missing)
-
-
-def _row_names(names: list[str], mirror: bool) -> list[str]:
-    return [f"{name}-mirror" for name in names] if mirror else names
 
 
 def _store(backbone: Backbone, spec: Preprocessing, precision: str) -> RowStore:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from typing import Any
 
 import numpy as np
@@ -10,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from heeler.data.rows import Rows
-from heeler.learn.backbone import FeatureNet
+from heeler.learn.backbone import FeatureNet, weights_key
 from heeler.learn.engines import BATCH, Engine, pick_engine, torch_engine
 from heeler.records import ByteArray, FloatArray, IntArray, OnEvent, Preprocessing, Progress, short_hash
 
@@ -41,7 +40,9 @@ def logit_engine(model: Any, spec: Preprocessing, sample: ByteArray, *, few: boo
     net = LogitNet(model, spec).eval()
     if few and not torch.cuda.is_available():
         return torch_engine(net, "cpu", "fp32")
-    key = short_hash([_weights_key(model), spec.pixel_key(), spec.mean, spec.std])
+    key = short_hash(
+        [weights_key(model.pretrained_cfg["architecture"], model.state_dict()), spec.pixel_key(), spec.mean, spec.std]
+    )
     return pick_engine(net, key, sample[np.arange(BATCH) % len(sample)], exact=True)
 
 
@@ -65,11 +66,3 @@ def network_logits(model: Any, spec: Preprocessing, rows: Rows, wanted: IntArray
         outputs.append(logits)
         on_event(Progress(min(len(wanted), len(outputs) * BATCH)))
     return np.concatenate(outputs)
-
-
-def _weights_key(model: Any) -> str:
-    digest = hashlib.sha256(model.pretrained_cfg["architecture"].encode())
-    for key, tensor in sorted(model.state_dict().items()):
-        digest.update(key.encode())
-        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()

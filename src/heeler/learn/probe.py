@@ -158,7 +158,7 @@ def _choose(problem: _Problem, position: Tensor) -> tuple[float, tuple[Tensor, T
             penalty = PENALTIES[i]
             solution = _solve(problem, penalty, solution, FOLDS_TOLERANCE)
             logits = _out_of_fold(problem, solution, position)
-            tried[penalty] = _calibrated_loss(logits, problem.labels)
+            tried[penalty] = calibrated_loss(logits, problem.labels)
             if best is not None and tried[penalty] >= tried[best[0]]:
                 break
             best = (penalty, solution, logits)
@@ -215,7 +215,7 @@ def _out_of_fold(problem: _Problem, solution: tuple[Tensor, Tensor], position: T
     return logits.view(-1, n_fits, n_classes)[torch.arange(len(logits)), position]
 
 
-def _calibrated_loss(logits: Tensor, labels: Tensor) -> float:
+def calibrated_loss(logits: Tensor, labels: Tensor) -> float:
     """Loss at the best temperature: every head is calibrated later, so being too sure is no fault of a penalty."""
     from scipy.optimize import minimize_scalar
 

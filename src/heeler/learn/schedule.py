@@ -67,10 +67,15 @@ def is_timed(recipe: Recipe) -> bool:
     return recipe.budget_s > 0 and recipe.epochs == 0
 
 
-def phases_of(recipe: Recipe) -> tuple[Phase, ...]:
-    """The phases of a recipe in order: one of all layers in a timed run, else the head's and then one of all layers."""
+def phases_of(recipe: Recipe, *, is_divided: bool = False) -> tuple[Phase, ...]:
+    """The phases of a recipe in order: one of all layers in a timed run, else the head's and then one of all layers.
+
+    Args:
+        recipe: how to train.
+        is_divided: whether "all layers" are the last stages, which may learn faster.
+    """
     if is_timed(recipe):
-        lr = LAST_LR if recipe.last_views else ALL_LR
+        lr = LAST_LR if is_divided else ALL_LR
         return (Phase("all", 1, recipe.max_epochs, recipe.lr or lr, WARM_TIMED),)
     all_lr = recipe.lr / 2 if recipe.lr else ALL_LR
     phases = (

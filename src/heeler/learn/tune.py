@@ -27,6 +27,7 @@ from heeler.learn.engines import has_fast_bf16
 from heeler.learn.plan import VIEWS_SHARE
 from heeler.learn.schedule import Cursor, Pace, Phase, is_timed, layer_groups, layer_rates, phases_of, rate_share
 from heeler.learn.stages import is_divisible, last_groups
+from heeler.learn.team import Team
 from heeler.learn.weights import Best, Contest, Kind, State, Weights, average, plain_state
 from heeler.learn.worker import EVALUATE_BATCH, Worker
 from heeler.records import Epoch, IntArray, Note, OnEvent, Preprocessing, Progress, Recipe, ignore_events
@@ -100,10 +101,11 @@ def fine_tune(
     began_s = time.perf_counter()
     from accelerate import Accelerator
 
+    team = Team()
     accelerator = Accelerator(mixed_precision=_precision())
-    tell = on_event if accelerator.is_main_process else ignore_events
+    tell = on_event if team.is_main else ignore_events
     model = copy.deepcopy(probe).to(accelerator.device, memory_format=torch.channels_last)
-    worker = Worker(accelerator, model, rows, torch.from_numpy(labels), spec, recipe, tell)
+    worker = Worker(accelerator, team, model, rows, torch.from_numpy(labels), spec, recipe, tell)
     run = _Run(worker, plain_state(probe), train, valid, recipe, folder, tell, began_s)
     with torch.random.fork_rng([accelerator.device] if accelerator.device.type == "cuda" else []):
         run.begin(resume)
@@ -139,11 +141,13 @@ class _Run:
         began_s: float,
     ) -> None:
         self.worker, self.start, self.train, self.valid = worker, start, train, valid
-        self.recipe, self.folder, self.tell = recipe, folder, tell
+        self.recipe, self.folder, self.tell = recipe, folder if worker.team.is_main else None, tell
+        # The main process alone writes, and all know when.
+        self.is_saved = worker.team.first([folder is not None]) == [1]
         timed = is_timed(recipe)
         ema_decay = (EMA_DECAY if timed else 0.0) if recipe.ema_decay is None else recipe.ema_decay
         if recipe.last_views and worker.team.n == 1 and is_divisible(worker.model):
-            worker.divide(train, valid, recipe.last_views, began_s + VIEWS_SHARE * recipe.budget_s)
+            worker.divide(train, valid, began_s + VIEWS_SHARE * recipe.budget_s)
         self.weights = Weights(worker.accelerator, worker.model, ema_decay)
         self.contest = Contest(worker, valid, start)
         self.n_passes = 2 if ema_decay else 1
@@ -154,7 +158,7 @@ class _Run:
         settings = replace(recipe, batch_size=worker.batch_size, budget_s=float(timed), max_epochs=0)
         photos = (train, worker.labels[train].numpy(), valid, worker.labels[valid].numpy())
         self.key = key_of([asdict(settings), asdict(worker.spec)], photos, start)
-        self.phases = phases_of(recipe)
+        self.phases = phases_of(recipe, is_divided=worker.is_divided)
         self.n_planned = sum(phase.epochs for phase in self.phases)
         self._enter(self.phases[0])
         self.cursor = Cursor()
@@ -163,14 +167,14 @@ class _Run:
 
     def begin(self, resume: bool) -> None:
         """Judge the start, or go on from the last checkpoint."""
-        if resume and (found := self._find()):
+        if self.worker.team.first([resume]) == [1] and (found := self._find()):
             self._go_back(found)
             self.saved = found
             self.pace.resume(found.facts["pace"])
             self.worker.pieces.update(found.facts["pieces"])
             self.tell(Note(f"tuning goes on from a checkpoint: {self._n_epochs():.2f} epochs are done"))
             return
-        if self.folder and self.worker.team.is_main:
+        if self.folder:
             discard_checkpoints(self.folder)
         if self.pace.budget_s:
             # What a pass takes is known better without its first batch, for which the kernels are chosen.
@@ -226,7 +230,7 @@ class _Run:
 
     def keep(self, *, epoch_ended: bool = False) -> None:
         """Keep a checkpoint: in memory at the end of an epoch, on disk where that is due."""
-        is_due = self.folder is not None and self.pace.is_save_due(epoch_ended=epoch_ended)
+        is_due = self.is_saved and self.pace.is_save_due(epoch_ended=epoch_ended)
         if not (is_due or epoch_ended):
             return
         if not self.weights.are_finite():
@@ -286,11 +290,12 @@ class _Run:
     def _enter(self, phase: Phase) -> None:
         """Begin a phase: its layers, an optimiser of its own."""
         model = self.worker.model
-        groups = last_groups(model) if self.worker.is_divided else layer_groups(model)
+        groups = last_groups(model, self.recipe.last_stages) if self.worker.is_divided else layer_groups(model)
         groups = groups[-1:] if phase.name == "head" else groups
         self.phase = phase
         self.worker.begin(groups, learns_norms=phase.name == "all" and self.recipe.bn == "training")
-        self.weights.begin(groups, [phase.lr] * 2 if self.worker.is_divided else layer_rates(phase.lr, len(groups)))
+        rates = [phase.lr] * len(groups) if self.worker.is_divided else layer_rates(phase.lr, len(groups))
+        self.weights.begin(groups, rates)
 
     def _judge(self) -> bool:
         """Judge the weights and their average, and tell; False where the run went back instead."""
@@ -374,20 +379,19 @@ class _Run:
 
     def _save(self) -> None:
         """Put the last checkpoint on disk; a disk that is full ends no run."""
-        if self.folder is None:
-            return
-        if self.worker.team.is_main:
+        if self.folder:
             try:
                 write_checkpoint(self.folder, self.saved)
             except (ResourceError, OSError) as error:
                 if not self.disk_is_full:
                     self.tell(Note(f"tuning goes on, its checkpoint is the one before: {error}", "warning"))
                 self.disk_is_full = True
-        self.pace.save_ended()
+        if self.is_saved:
+            self.pace.save_ended()
 
     def _find(self) -> Checkpoint | None:
         """The last checkpoint of this run, where there is one; the same in every process."""
-        found = read_checkpoint(self.folder) if self.folder and self.worker.team.is_main else None
+        found = read_checkpoint(self.folder) if self.folder else None
         found = self.worker.team.first_checkpoint(found)
         if found and found.facts["key"] != self.key:
             self.tell(Note("the checkpoint is of other photos, settings or weights: tuning starts anew", "warning"))

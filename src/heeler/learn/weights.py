@@ -11,7 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from heeler.learn.probe import _calibrated_loss as calibrated_loss
+from heeler.learn.probe import calibrated_loss
 from heeler.learn.worker import Worker
 from heeler.records import IntArray
 

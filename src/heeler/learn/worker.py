@@ -18,11 +18,12 @@ from torch.nn.functional import cross_entropy, one_hot
 
 from heeler.data.rows import Rows
 from heeler.errors import ResourceError
-from heeler.learn.augment import augment, seed_of
-from heeler.learn.checkpoint import Checkpoint, from_bytes, to_bytes
+from heeler.learn.augment import augment, augment_pixels, seed_of
 from heeler.learn.depthwise import FastDepthwise
-from heeler.learn.stages import Views, first_stages, last_stages
-from heeler.records import IntArray, Note, OnEvent, Preprocessing, Recipe
+from heeler.learn.engines import BATCH
+from heeler.learn.stages import Views, first_engine, last_stages
+from heeler.learn.team import Team
+from heeler.records import ByteArray, IntArray, Note, OnEvent, Preprocessing, Recipe
 
 BATCH_SIZE = 32
 GPU_BATCH_SIZE = 64
@@ -38,63 +39,12 @@ OUT_OF_MEMORY = (
 Job = Literal["training", "judging"]
 
 
-class Team:
-    """The processes that train one network together; alone, every question is answered at once.
-
-    Args:
-        accelerator: accelerate's, which knows the processes and their devices.
-    """
-
-    def __init__(self, accelerator: Any) -> None:
-        self._accelerator = accelerator
-        self.n: int = accelerator.num_processes
-        self.rank: int = accelerator.process_index
-        self.is_main: bool = accelerator.is_main_process
-
-    def share(self, n_photos: int) -> range:
-        """This process's places in a batch; none where there are fewer photos than processes."""
-        return range(n_photos * self.rank // self.n, n_photos * (self.rank + 1) // self.n)
-
-    def sum(self, values: Sequence[float]) -> list[float]:
-        """Each value summed over all processes."""
-        if self.n == 1:
-            return list(values)
-        mine = torch.tensor(values, dtype=torch.float64, device=self._accelerator.device)
-        total: list[float] = self._accelerator.reduce(mine, "sum").tolist()
-        return total
-
-    def first(self, values: Sequence[float]) -> list[float]:
-        """The main process's values, in every process."""
-        return self.sum([value if self.is_main else 0.0 for value in values])
-
-    def sum_in_place(self, tensors: Sequence[Tensor]) -> None:
-        """Sum tensors of one dtype over all processes, in one message."""
-        if self.n == 1 or not tensors:
-            return
-        total = self._accelerator.reduce(torch.cat([tensor.flatten() for tensor in tensors]), "sum")
-        for tensor, part in zip(tensors, total.split([tensor.numel() for tensor in tensors]), strict=True):
-            tensor.copy_(part.view(tensor.shape))
-
-    def first_checkpoint(self, checkpoint: Checkpoint | None) -> Checkpoint | None:
-        """The main process's checkpoint, in every process: the others may not see its disk."""
-        if self.n == 1:
-            return checkpoint
-        data = to_bytes(checkpoint) if checkpoint and self.is_main else b""
-        (n_bytes,) = self.first([len(data)])
-        if n_bytes == 0:
-            return None
-        message = torch.zeros(int(n_bytes), dtype=torch.uint8)
-        if self.is_main:
-            message = torch.frombuffer(bytearray(data), dtype=torch.uint8)
-        total = self._accelerator.reduce(message.to(self._accelerator.device), "sum")
-        return from_bytes(total.cpu().numpy().tobytes())
-
-
 class Worker:
     """Gradients and logits of any number of photos.
 
     Args:
         accelerator: accelerate's: device and precision.
+        team: the processes that share each batch.
         model: timm network with its head, on the device; trained in place.
         rows: squares (S, S, 3) uint8 of all photos.
         labels: (N,) int64 class numbers.
@@ -106,6 +56,7 @@ class Worker:
     def __init__(
         self,
         accelerator: Any,
+        team: Team,
         model: Any,
         rows: Rows,
         labels: Tensor,
@@ -113,7 +64,7 @@ class Worker:
         recipe: Recipe,
         tell: OnEvent,
     ) -> None:
-        self.accelerator, self.model, self.team = accelerator, model, Team(accelerator)
+        self.accelerator, self.team, self.model = accelerator, team, model
         self.device: torch.device = accelerator.device
         self.batch_size = recipe.batch_size or (BATCH_SIZE if self.device.type == "cpu" else GPU_BATCH_SIZE)
         # Photos computed at once.
@@ -130,29 +81,32 @@ class Worker:
         """Whether the first stages were computed once, so that only the last ones are trained."""
         return self._views is not None
 
-    def divide(self, train: IntArray, valid: IntArray, n_views: int, until_s: float) -> None:
+    def divide(self, train: IntArray, valid: IntArray, until_s: float) -> None:
         """Compute the first stages of photos once, as they are and in other views; nothing where time is too short.
 
         Args:
             train: rows to train on.
             valid: rows to judge on; they are seen as they are alone.
-            n_views: views at most, the photo as prediction sees it among them.
             until_s: of ``time.perf_counter``; no view is begun that would end later.
 
         Raises:
             ResourceError: the disk is full.
         """
-        views, seed = Views(len(self.labels), np.concatenate([train, valid]), n_views), self._recipe.seed
-        self.model.eval()
+        photos, recipe = np.concatenate([train, valid]), self._recipe
+        sample = self._rows.take(photos[:BATCH])
+        engine, shape = first_engine(self.model.eval(), self.spec, recipe.last_stages, sample)
+        views = Views(len(self.labels), photos, shape, recipe.last_views)
 
-        def make(wanted: IntArray) -> Tensor:
-            preset = self._recipe.augment if views.n_views else "none"
-            chance = seed_of(seed, -1 - views.n_views, int(wanted[0]))
-            batch = self._photos(wanted, range(len(wanted)), preset, chance, self.spec.image_px)
-            with torch.inference_mode(), self.accelerator.autocast():
-                return first_stages(self.model, batch)
+        def seen(view: int, n_photos: int) -> Iterator[ByteArray]:
+            for start in range(0, n_photos, BATCH):
+                squares = self._rows.take(photos[start : min(start + BATCH, n_photos)])
+                preset, seed = recipe.augment if view else "none", seed_of(recipe.seed, -1 - view, start)
+                yield augment_pixels(squares, preset, seed=seed, out_px=self.spec.image_px)
 
-        while views.n_views < n_views and views.add(make, len(train) if views.n_views else None, until_s):
+        while views.n_views < recipe.last_views:
+            n_photos = len(train) if views.n_views else len(photos)
+            if not views.add(engine.run(seen(views.n_views, n_photos)), n_photos, until_s):
+                break
             self._views = views
         if not views.n_views:
             views.close()
@@ -255,7 +209,7 @@ class Worker:
         return mixed.contiguous(memory_format=torch.channels_last), torch.lerp(both[0].flip(0), both[1], own[:, None])
 
     def _answers(self, model: Any, batch: Tensor) -> Tensor:
-        logits: Tensor = last_stages(model, batch) if self.is_divided else model(batch)
+        logits: Tensor = last_stages(model, batch, self._recipe.last_stages) if self.is_divided else model(batch)
         return logits
 
     def _input(self, wanted: IntArray, piece: range, preset: str, seed: int, out_px: int) -> Tensor:
