@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -26,6 +25,7 @@ from heeler.learn.plan import (
     chosen_text,
     epochs_in,
     forward_per_s,
+    is_worth_tuning,
     plan_rest,
     plan_run,
     tuning_s,
@@ -85,7 +85,8 @@ def plan_first(
         free = [name for name in ("backbone", "image_px", "fit") if getattr(options, name) is None]
         if options.weights:
             free = [name for name in free if name != "backbone"]
-        plan = plan_run(options.budget_s, clock.total_s, list(counts.values()), rates, free)
+        judged = options.test + (1 - options.test) * options.valid
+        plan = plan_run(options.budget_s, clock.total_s, list(counts.values()), rates, free, judged)
     clock.tell(Planned(plan))
     if plan.n_read < plan.n_found:
         catalogue = thin_catalogue(catalogue, plan.n_read, MIN_OF_CLASS, options.seed)
@@ -101,15 +102,16 @@ def choose_look(
     if plan is None or plan.chosen:
         return first, photos, plan
     usable, train_rows = photos.catalogue.usable, photos.split.train
-    makers: list[Callable[[], Look]] = [partial(look_of, setting, options) for setting in plan.candidates]
-    makers.insert(0, lambda: first)
-    with clock.stage("choose", total=len(makers), unit="settings") as tell:
+    make = partial(look_of, options=options)
+    with clock.stage("choose", total=1 + len(plan.candidates), unit="settings") as tell:
         if plan.candidates:
             rows = train_rows[draw_share(photos.labels[train_rows], plan.n_sample, N_FOLDS, options.seed)]
             sample = replace(photos.catalogue, photos=tuple(usable[row] for row in rows))
             folds = draw_folds(usable, photos.pairs, rows.tolist(), N_FOLDS, options.seed)
             deadline_s = time.perf_counter() + plan.seconds_of("choose")
-            trials, looks = try_settings(sample, photos.labels[rows], photos.n_classes, folds, makers, deadline_s, tell)
+            trials, looks = try_settings(
+                sample, photos.labels[rows], photos.n_classes, folds, first, plan.candidates, make, deadline_s, tell
+            )
             best = choose(plan, trials, clock.total_s, photos.n_classes, len(train_rows))
             tell(Note(chosen_text(trials, best)))
             look, rate_per_s = looks[trials.index(best)], best.rate_per_s
@@ -133,11 +135,13 @@ def tuning_recipe(
     if plan.tune_s is None:
         n_judged = len(photos.split.valid) + len(photos.split.test)
         left_s = tuning_s(plan, look.setting, clock.total_s, n_judged) if len(photos.split.test) else 0.0
-        n_epochs = epochs_in(plan.rates, look.setting, len(photos.split.train), left_s)
-        if left_s >= MIN_TUNING_S and n_epochs < MIN_EPOCHS:
+        n_train = len(photos.split.train)
+        worth = is_worth_tuning(plan.rates, look.setting, n_train, left_s)
+        if left_s >= MIN_TUNING_S and not worth:
+            n_epochs = epochs_in(plan.rates, look.setting, n_train, left_s)
             text = f"not tuned: there is time for {n_epochs:.1f} epochs, and fewer than {MIN_EPOCHS:g} do harm"
             clock.tell(Note(f"{text}; more minutes would help"))
-        plan = replace(plan, tune_s=left_s if left_s >= MIN_TUNING_S and n_epochs >= MIN_EPOCHS else 0.0)
+        plan = replace(plan, tune_s=left_s if worth else 0.0)
     last_views = MAX_VIEWS if plan.rates.view_per_s else 0
     return replace(options.recipe, budget_s=plan.tune_s or 0.0, last_views=last_views), plan
 

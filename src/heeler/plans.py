@@ -143,6 +143,7 @@ class Plan:
         n_found: photos there are.
         n_read: photos that are read: fewer where the budget is too short for all.
         n_sample: photos that each candidate is tried on.
+        judged: share of the photos that a tuned network is judged on, in [0, 1].
         rates: what it was computed from.
         stages: what takes how long, in order.
         chosen: setting of the frozen pass, once it is known.
@@ -155,6 +156,7 @@ class Plan:
     n_found: int
     n_read: int
     n_sample: int
+    judged: float
     rates: Rates
     stages: tuple[PlannedStage, ...]
     chosen: Setting | None = None

@@ -22,14 +22,14 @@ from heeler.plans import Rates, Setting
 from heeler.records import Catalogue, Preprocessing, Recipe, ignore_events
 
 # Photos decoded to time the reading: a few first, so that large ones do not take long; more where those were quick.
-FEW, MORE = 16, 96
+FEW, MORE, MANY = 16, 96, 384
 QUICK_S = 0.25
 # Photos looked up, unopened, to tell what an earlier run has read.
 N_LOOKED_UP = 400
 # One product of the size that the head's fit is made of, and how much of its speed a whole fit reaches.
 FIT_SHAPE = (2048, 1280, 50)
 N_PRODUCTS = 6
-FIT_EFFICIENCY = 0.6
+FIT_EFFICIENCY = 0.5
 # Reading is never taken to be faster than this; where everything is known, nothing could be timed.
 MOST_PER_S = 5000.0
 UNTIMED_PER_S = 100.0
@@ -52,7 +52,7 @@ def calibrate(catalogue: Catalogue, backbone: Backbone, spec: Preprocessing) -> 
     looked_up = _some(catalogue, min(len(usable), N_LOOKED_UP), 1)
     known = count_known(looked_up, spec) / len(looked_up.usable)
     decode_per_s, rows = MOST_PER_S, None
-    for n_photos in (FEW, MORE):
+    for n_photos in (FEW, MORE, MANY):
         start = time.perf_counter()
         _, pixels = read_photos(_some(catalogue, min(len(usable), n_photos), 0), spec, ignore_events)
         seconds = time.perf_counter() - start

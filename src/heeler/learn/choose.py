@@ -13,6 +13,7 @@ from heeler.data.pixels import read_photos
 from heeler.learn.backbone import Backbone, load_backbone
 from heeler.learn.engines import Engine
 from heeler.learn.features import compute_features, feature_engine, known_features
+from heeler.learn.plan import relative_work
 from heeler.learn.probe import fit_probe
 from heeler.plans import Setting, Trial
 from heeler.records import Catalogue, Fit, IntArray, OnEvent, Preprocessing, Progress, ignore_events
@@ -45,7 +46,9 @@ def try_settings(
     labels: IntArray,
     n_classes: int,
     folds: IntArray,
-    looks: Sequence[Callable[[], Look]],
+    first: Look,
+    others: Sequence[Setting],
+    make: Callable[[Setting], Look],
     deadline_s: float,
     on_event: OnEvent,
 ) -> tuple[list[Trial], list[Look]]:
@@ -56,8 +59,10 @@ def try_settings(
         labels: (n,) class numbers of its usable photos.
         n_classes: K.
         folds: (n,) inner folds.
-        looks: makers of what to try, the most promising first; the first is always tried.
-        deadline_s: of ``time.perf_counter``; no trial begins that would probably end later.
+        first: what is always tried.
+        others: settings to try beside it, the most promising first.
+        make: of a look from a setting.
+        deadline_s: of ``time.perf_counter``; no other is tried that would probably end later.
         on_event: told of progress, one unit a trial.
 
     Returns:
@@ -66,12 +71,12 @@ def try_settings(
     trials: list[Trial] = []
     tried: list[Look] = []
     engines: dict[tuple[str, int], Engine] = {}
-    longest_s = 0.0
-    for make in looks:
-        start = time.perf_counter()
-        if trials and start + longest_s > deadline_s:
-            break
-        look = make()
+    work_s = 0.0
+    for setting in (first.setting, *others):
+        start, work = time.perf_counter(), relative_work(setting)
+        if trials and start + work_s * work > deadline_s:
+            continue  # a smaller one may still fit
+        look = make(setting) if trials else first
         key = look.backbone.name, look.spec.image_px
         look = look if look.engine else replace(look, engine=engines.get(key))
         trial, look = _try(sample, labels, n_classes, folds, look)
@@ -79,7 +84,7 @@ def try_settings(
             engines[key] = look.engine
         trials.append(trial)
         tried.append(look)
-        longest_s = max(longest_s, time.perf_counter() - start)
+        work_s = max(work_s, (time.perf_counter() - start) / work)
         on_event(Progress(len(trials)))
     return trials, tried
 

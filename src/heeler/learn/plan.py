@@ -19,8 +19,9 @@ LARGE_BACKBONE = "tf_efficientnet_lite2"
 # Sides that a first reading may fall back to, largest first; below the last, photos are left out instead.
 FIRST_SIDES_PX = (224, 192, 160, 128)
 LARGE_PX = 288
-# Shares of the budget: for trying settings, and the most that the frozen pass may take of what is then left.
-CHOICE_SHARE = 0.15
+# Shares of the budget: for trying settings, where tuning waits for the time and where it does not, and the most that
+# the frozen pass may take of what is then left.
+CHOICE_SHARE, LONG_CHOICE_SHARE = 0.15, 0.35
 FROZEN_SHARE = 0.85
 # Tuning for less than this would be over before its first steps are done.
 MIN_TUNING_S = 5.0
@@ -31,9 +32,9 @@ MOST_GAIN, ENOUGH_EPOCHS = 0.25, 6.0
 # With fewer, the rate has no time to come down: docs/recipe.md.
 MIN_EPOCHS = 2.0
 # The share of tuning's time for the first stages of views, and most views.
-VIEWS_SHARE, MAX_VIEWS = 0.35, 6
-# Seconds of what comes last: judging, the bundle, the predictions, the report.
-WRITE_S = 2.0
+VIEWS_SHARE, MAX_VIEWS = 0.35, 12
+# Seconds of what is written, before tuning and after it: the bundle, the predictions, the report.
+WRITE_S = 0.5
 # Floating-point operations of the probe's choice of penalty for each photo, class and feature: 5 folds, 124 gradients.
 FIT_WORK = 5 * 124 * 4
 FIT_BASE_S = 0.6
@@ -67,7 +68,15 @@ def relative_work(setting: Setting) -> float:
     return RELATIVE_WORK.get(setting.backbone, 1.0) * (setting.image_px / 224) ** 2
 
 
-def plan_run(budget_s: float, elapsed_s: float, counts: Sequence[int], rates: Rates, free: Sequence[str]) -> Plan:
+def finish_s(rates: Rates, setting: Setting, n_judged: int) -> float:
+    """Seconds to judge a tuned network on some photos and to write everything."""
+    # Tuned weights are judged in fp32, which takes up to twice as long as the features' bf16.
+    return rates.engine_s + 2 * forward_s(rates, setting, n_judged) + WRITE_S
+
+
+def plan_run(
+    budget_s: float, elapsed_s: float, counts: Sequence[int], rates: Rates, free: Sequence[str], judged: float
+) -> Plan:
     """Plan a run before its photos are read.
 
     Args:
@@ -76,22 +85,30 @@ def plan_run(budget_s: float, elapsed_s: float, counts: Sequence[int], rates: Ra
         counts: photos of each class, as listed.
         rates: as measured.
         free: which of ``backbone``, ``image_px`` and ``fit`` the user left to the plan.
+        judged: share of the photos that a tuned network is judged on.
     """
     n_found, n_classes = sum(counts), len(counts)
     first, n_read = _first_setting(budget_s - elapsed_s - WRITE_S, n_found, n_classes, rates, "image_px" in free)
     left_s = budget_s - elapsed_s - WRITE_S - _pass_s(first, n_read, n_classes, rates)
-    candidates, n_sample = _choice(first, n_read, n_classes, rates, CHOICE_SHARE * budget_s, left_s, free)
     few = f"{n_read:,} of {n_found:,} photos: too little time for all" if n_read < n_found else f"{n_read:,} photos"
     known = f", {100 * rates.known:.0f} % of them known from an earlier run" if rates.known >= 0.005 else ""
-    stages = [
+    before = [
         PlannedStage("prepare", elapsed_s, "list the files, load the network, time this machine"),
         PlannedStage("decode", read_s(rates, n_read), f"{few} at {rates.decode_per_s:,.0f}/s{known}"),
         PlannedStage("split", SPLIT_S_PER_PHOTO * n_read, "parts for learning, choosing, judging; near duplicates"),
-        PlannedStage("choose", _choice_s(candidates, n_sample, n_classes, rates), _choice_text(candidates, n_sample)),
-        *_after_choice(first, n_read, n_classes, rates, forward_s(rates, first, n_read)),
     ]
-    plan = Plan(budget_s, first, tuple(candidates), n_found, n_read, n_sample, rates, tuple(stages))
-    return _filled(plan)
+
+    def with_choice(share: float) -> Plan:
+        tried, n_sample = _choice(first, n_read, n_classes, rates, share * budget_s, left_s, free)
+        choice = PlannedStage("choose", _choice_s(tried, n_sample, n_classes, rates), _choice_text(tried, n_sample))
+        rest = _after_choice(first, n_read, n_classes, rates, forward_s(rates, first, n_read - n_sample))
+        stages = (*before, choice, *rest)
+        return _filled(Plan(budget_s, first, tuple(tried), n_found, n_read, n_sample, judged, rates, stages), first)
+
+    plan = with_choice(CHOICE_SHARE)
+    if plan.seconds_of("tune"):
+        return plan
+    return max((plan, with_choice(LONG_CHOICE_SHARE)), key=lambda one: (len(one.candidates), one.n_sample))
 
 
 def plan_rest(plan: Plan, setting: Setting, rate_per_s: float, elapsed_s: float, n_classes: int) -> Plan:
@@ -104,32 +121,42 @@ def plan_rest(plan: Plan, setting: Setting, rate_per_s: float, elapsed_s: float,
         elapsed_s: seconds of the run until now.
         n_classes: K.
     """
-    n_photos, rates = plan.n_read, plan.rates
+    n_left, rates = plan.n_read - plan.n_sample, plan.rates  # what was tried on the sample is known
     past = [stage for stage in plan.stages if stage.name in ("prepare", "decode", "split", "choose")]
-    again = [PlannedStage("decode again", n_photos / rates.decode_per_s, f"as {setting} wants the photos")]
-    rest = _after_choice(setting, n_photos, n_classes, rates, n_photos / rate_per_s)
+    again = [PlannedStage("decode again", n_left / rates.decode_per_s, f"as {setting} wants the photos")]
+    rest = _after_choice(setting, plan.n_read, n_classes, rates, n_left / rate_per_s)
     if setting == plan.first:
         again = []
     late_s = elapsed_s - sum(stage.seconds for stage in past)
-    return _filled(replace(plan, stages=(*past, *again, *rest), chosen=setting), late_s)
+    return _filled(replace(plan, stages=(*past, *again, *rest), chosen=setting), setting, late_s)
 
 
 def _after_choice(
     setting: Setting, n_photos: int, n_classes: int, rates: Rates, features_s: float
 ) -> list[PlannedStage]:
     return [
-        PlannedStage("features", features_s, f"{setting}: {n_photos / max(features_s, 1e-9):,.0f} photos/s"),
+        PlannedStage("features", features_s, f"{setting}, of the photos that were not tried"),
         PlannedStage("probe", fit_s(rates, n_photos, n_classes), "the last layer, its penalty by inner folds"),
-        PlannedStage("tune", 0, "the network, with the time that is left"),
+        PlannedStage("tune", 0, ""),
         PlannedStage("finish", WRITE_S, "judge, write the model, the predictions and the report"),
     ]
 
 
-def _filled(plan: Plan, late_s: float = 0) -> Plan:
-    """Give what is left of the budget to tuning."""
-    left_s = max(0.0, plan.budget_s - late_s - sum(stage.seconds for stage in plan.stages if stage.name != "tune"))
-    stages = (replace(stage, seconds=left_s) if stage.name == "tune" else stage for stage in plan.stages)
-    return replace(plan, stages=tuple(stages))
+def _filled(plan: Plan, setting: Setting, late_s: float = 0) -> Plan:
+    """Give what is left of the budget to tuning and to judging what it makes, where that is enough to be of use."""
+    frozen_s = max(0.0, late_s) + sum(stage.seconds for stage in plan.stages)
+    judge_s = finish_s(plan.rates, setting, round(plan.judged * plan.n_read)) - WRITE_S
+    left_s = plan.budget_s - frozen_s - judge_s
+    tune = PlannedStage("tune", left_s, "the network, with the time that is left")
+    if not is_worth_tuning(plan.rates, setting, round((1 - plan.judged) * plan.n_read), left_s):
+        tune, judge_s = PlannedStage("tune", 0, "nothing: too little time for two passes over the photos"), 0
+    rest = {"tune": tune, "finish": PlannedStage("finish", WRITE_S + judge_s, plan.stages[-1].why)}
+    return replace(plan, stages=tuple(rest.get(stage.name, stage) for stage in plan.stages))
+
+
+def is_worth_tuning(rates: Rates, setting: Setting, n_photos: int, seconds: float) -> bool:
+    """Whether some seconds have room for enough epochs of tuning for these to help."""
+    return seconds >= MIN_TUNING_S and epochs_in(rates, setting, n_photos, seconds) >= MIN_EPOCHS
 
 
 def _first_setting(left_s: float, n_found: int, n_classes: int, rates: Rates, may_shrink: bool) -> tuple[Setting, int]:
@@ -225,8 +252,9 @@ def choose(plan: Plan, trials: Sequence[Trial], elapsed_s: float, n_classes: int
     first = trials[0]
 
     def left_s(trial: Trial) -> float:
-        again_s = 0.0 if trial is first else plan.n_read / plan.rates.decode_per_s
-        frozen_s = plan.n_read / trial.rate_per_s + fit_s(plan.rates, plan.n_read, n_classes)
+        n_left = plan.n_read - trial.n_photos
+        again_s = 0.0 if trial is first else n_left / plan.rates.decode_per_s
+        frozen_s = n_left / trial.rate_per_s + fit_s(plan.rates, plan.n_read, n_classes)
         return plan.budget_s - elapsed_s - WRITE_S - again_s - frozen_s
 
     def expected(trial: Trial) -> float:
@@ -266,6 +294,4 @@ def tuning_s(plan: Plan, setting: Setting, elapsed_s: float, n_judged: int) -> f
         elapsed_s: seconds of the run until now.
         n_judged: photos of the valid and the test part.
     """
-    # Tuned weights are judged in fp32, which takes up to twice as long as the features' bf16.
-    judge_s = plan.rates.engine_s + 2 * forward_s(plan.rates, setting, n_judged)
-    return plan.budget_s - elapsed_s - judge_s - WRITE_S
+    return plan.budget_s - elapsed_s - finish_s(plan.rates, setting, n_judged)

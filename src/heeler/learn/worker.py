@@ -7,6 +7,7 @@ runs out of memory leaves no other waiting, and all of them begin the same step 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from typing import Any, Literal
@@ -28,6 +29,8 @@ from heeler.records import ByteArray, IntArray, Note, OnEvent, Preprocessing, Re
 BATCH_SIZE = 32
 GPU_BATCH_SIZE = 64
 EVALUATE_BATCH = 64
+# Activations that are read at random should stay in memory.
+VIEWS_BYTES = 3_000_000_000
 OUT_OF_MEMORY = (
     "out of memory",
     "can't allocate memory",
@@ -95,7 +98,8 @@ class Worker:
         photos, recipe = np.concatenate([train, valid]), self._recipe
         sample = self._rows.take(photos[:BATCH])
         engine, shape = first_engine(self.model.eval(), self.spec, recipe.last_stages, sample)
-        views = Views(len(self.labels), photos, shape, recipe.last_views)
+        n_most = min(recipe.last_views, max(2, VIEWS_BYTES // (2 * len(photos) * math.prod(shape))))
+        views = Views(len(self.labels), photos, shape, n_most)
 
         def seen(view: int, n_photos: int) -> Iterator[ByteArray]:
             for start in range(0, n_photos, BATCH):
@@ -103,7 +107,7 @@ class Worker:
                 preset, seed = recipe.augment if view else "none", seed_of(recipe.seed, -1 - view, start)
                 yield augment_pixels(squares, preset, seed=seed, out_px=self.spec.image_px)
 
-        while views.n_views < recipe.last_views:
+        while views.n_views < n_most:
             n_photos = len(train) if views.n_views else len(photos)
             if not views.add(engine.run(seen(views.n_views, n_photos)), n_photos, until_s):
                 break
