@@ -37,7 +37,7 @@ VIEWS_SHARE, MAX_VIEWS = 0.35, 12
 WRITE_S = 0.5
 # Floating-point operations of the probe's choice of penalty for each photo, class and feature: 5 folds, 124 gradients.
 FIT_WORK = 5 * 124 * 4
-FIT_BASE_S = 0.6
+FIT_BASE_S = 0.8
 SPLIT_S_PER_PHOTO = 5e-5
 # At least so many photos of a class are read where the budget is too short for all.
 MIN_OF_CLASS = 20
