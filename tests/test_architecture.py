@@ -25,12 +25,19 @@ MODULES = tuple(TREES)
 ROOMS = ("data", "learn", "judge", "ship")
 BASE = {"heeler.errors", "heeler.records", "heeler.plans", "heeler.files"}
 
-# What each room may import beyond itself and BASE. ``learn.network`` was split off ``learn.engines``.
+# What each room may import beyond itself and BASE. ``learn.network`` and ``learn.memory`` belong to ``learn.engines``.
 MAY_IMPORT = {
     "data": (),
     "learn": ("heeler.data",),
     "judge": (),
-    "ship": ("heeler", "heeler.data.decode", "heeler.learn.backbone", "heeler.learn.engines", "heeler.learn.network"),
+    "ship": (
+        "heeler",
+        "heeler.data.decode",
+        "heeler.learn.backbone",
+        "heeler.learn.engines",
+        "heeler.learn.memory",
+        "heeler.learn.network",
+    ),
 }
 HEAVY = {"torch", "torchvision", "timm", "accelerate", "onnx", "onnxruntime", "openvino", "sklearn", "scipy"}
 UNSAFE = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}

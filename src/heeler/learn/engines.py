@@ -24,7 +24,8 @@ from torch import nn
 
 from heeler.errors import HeelerError
 from heeler.files import atomic_write, cache_root
-from heeler.records import ByteArray, FloatArray
+from heeler.learn.memory import AtOnce
+from heeler.records import ByteArray, FloatArray, OnEvent, ignore_events
 
 EngineName = Literal["torch", "onnxruntime", "openvino"]
 Precision = Literal["fp32", "bf16", "fp16"]
@@ -68,23 +69,23 @@ class Engine:
     forward: Callable[[ByteArray], FloatArray]
     rate_per_s: float = 0.0
 
-    def run(self, batches: Iterable[ByteArray]) -> Iterator[FloatArray]:
-        """Outputs of each batch, in order; a batch may be larger than ``BATCH``.
+    def run(self, batches: Iterable[ByteArray], on_event: OnEvent = ignore_events) -> Iterator[FloatArray]:
+        """Outputs of each batch, in order; a batch may be larger than ``BATCH``, and than memory has room for.
 
         The next batch is read and the last outputs are used while the engine computes, so neither makes it wait.
+        ``on_event`` is told where memory ran out.
         """
+        at_once = AtOnce(BATCH)
         with ThreadPoolExecutor(1) as worker:
             waiting: deque[Future[FloatArray]] = deque()
             for batch in batches:
-                waiting.append(worker.submit(self._whole, batch))
+                waiting.append(worker.submit(at_once.compute, self.forward, batch))
                 if len(waiting) > 1:
                     yield waiting.popleft().result()
+                    at_once.tell(on_event)
             while waiting:
                 yield waiting.popleft().result()
-
-    def _whole(self, batch: ByteArray) -> FloatArray:
-        outputs = [self.forward(batch[start : start + BATCH]) for start in range(0, len(batch), BATCH)]
-        return outputs[0] if len(outputs) == 1 else np.concatenate(outputs)
+                at_once.tell(on_event)
 
 
 def pick_engine(net: nn.Module, key: str, sample: ByteArray, *, exact: bool = False) -> Engine:

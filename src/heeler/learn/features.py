@@ -66,7 +66,7 @@ def compute_features(
     with store.writer() as writer:
         batches = [missing[start : start + BATCH] for start in range(0, len(missing), BATCH)]
         squares = (rows.take(batch) for batch in batches)
-        for wanted, outputs in zip(batches, engine.run(squares), strict=True):
+        for wanted, outputs in zip(batches, engine.run(squares, on_event), strict=True):
             for i, row in zip(wanted, outputs, strict=True):
                 writer.append(names[i], row)
             done += len(wanted)

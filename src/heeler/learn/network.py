@@ -62,7 +62,7 @@ def network_logits(model: Any, spec: Preprocessing, rows: Rows, wanted: IntArray
     engine = logit_engine(model, spec, rows.take(wanted[:BATCH]))
     batches = [wanted[start : start + BATCH] for start in range(0, len(wanted), BATCH)]
     outputs: list[FloatArray] = []
-    for logits in engine.run(rows.take(batch) for batch in batches):
+    for logits in engine.run((rows.take(batch) for batch in batches), on_event):
         outputs.append(logits)
         on_event(Progress(min(len(wanted), len(outputs) * BATCH)))
     return np.concatenate(outputs)

@@ -207,8 +207,8 @@ def _choice(
 def alternatives(first: Setting, free: Sequence[str]) -> list[Setting]:
     """Settings worth a try beside the first, the most promising first.
 
-    On four sets (docs/recipe.md), the geometry moved the error by up to 4 points either way, and larger pixels and the
-    larger network by up to 3; none of them is best everywhere.
+    None of them is best everywhere: larger pixels, the larger network and the geometry each moved the error by up to
+    3 points, one way on clothing and the other on solar cells (docs/recipe.md).
     """
     fits: tuple[Fit, ...] = ("crop", "squash") if "fit" in free else (first.fit,)
     large_px = max(LARGE_PX, first.image_px) if "image_px" in free else first.image_px
@@ -272,7 +272,7 @@ def epochs_in(rates: Rates, setting: Setting, n_photos: int, seconds: float) -> 
 
 
 def tuned_share(n_epochs: float) -> float:
-    """Share of the frozen features' loss that so many epochs of tuning leave, as met on the sets of docs/recipe.md."""
+    """Share of the frozen features' loss that so many epochs of tuning leave, about as on clothing (docs/recipe.md)."""
     return 1 - MOST_GAIN * min(1.0, max(0.0, (n_epochs - 1) / (ENOUGH_EPOCHS - 1)))
 
 

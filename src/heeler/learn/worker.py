@@ -22,6 +22,7 @@ from heeler.errors import ResourceError
 from heeler.learn.augment import augment, augment_pixels, seed_of
 from heeler.learn.depthwise import FastDepthwise
 from heeler.learn.engines import BATCH
+from heeler.learn.memory import is_out_of_memory
 from heeler.learn.stages import Views, first_engine, last_stages
 from heeler.learn.team import Team
 from heeler.records import ByteArray, IntArray, Note, OnEvent, Preprocessing, Recipe
@@ -31,13 +32,6 @@ GPU_BATCH_SIZE = 64
 EVALUATE_BATCH = 64
 # Activations that are read at random should stay in memory.
 VIEWS_BYTES = 3_000_000_000
-OUT_OF_MEMORY = (
-    "out of memory",
-    "can't allocate memory",
-    "cannot allocate memory",
-    "not enough memory",
-    "alloc_failed",
-)
 
 Job = Literal["training", "judging"]
 
@@ -280,13 +274,6 @@ class Worker:
         clear_device_cache(garbage_collection=True)
         kept = f"; a step is still {self.batch_size} photos" if job == "training" else ""
         self._tell(Note(f"{job}: out of memory with {n_before} photos at once, so {n_before // 2} from now on{kept}"))
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that the memory of the device or of the machine is full."""
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
-        return True
-    return isinstance(error, RuntimeError) and any(words in str(error).lower() for words in OUT_OF_MEMORY)
 
 
 def _cut(places: range, n_piece: int) -> Iterator[range]:

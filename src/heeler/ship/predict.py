@@ -16,6 +16,7 @@ from heeler.data.decode import decode, fit_square, to_rgb
 from heeler.errors import UnreadableError, UsageError
 from heeler.files import n_cores, read_regular
 from heeler.learn.engines import BATCH, Engine
+from heeler.learn.memory import AtOnce
 from heeler.learn.network import logit_engine
 from heeler.records import (
     ByteArray,
@@ -77,6 +78,7 @@ class Classifier:
         waiting = iter(photos)
         first = list(islice(waiting, FEW + 1))
         engine: Engine | None = None
+        at_once = AtOnce(BATCH)
         done = 0
         with ThreadPoolExecutor(n_cores()) as pool:
             sources = chain(first, waiting)
@@ -90,17 +92,18 @@ class Classifier:
                 squares = [square for square, _ in read if square is not None]
                 if squares and engine is None:
                     engine = logit_engine(self.bundle.model, self.bundle.spec, np.stack(squares), few=len(first) <= FEW)
-                probabilities = list(self._probabilities(engine, squares)) if engine and squares else []
+                probabilities = list(self._probabilities(engine, at_once, squares)) if engine and squares else []
                 rows = iter(probabilities)
                 for source, (square, reason) in zip(batch, read, strict=True):
                     path = str(source) if isinstance(source, str | Path) else ""
                     row = next(rows) if square is not None else None
                     yield self._row(path, row, reason, top)
                 done += len(batch)
+                at_once.tell(on_event)
                 on_event(Progress(done))
 
-    def _probabilities(self, engine: Engine, squares: Sequence[ByteArray]) -> FloatArray:
-        logits = engine.forward(np.stack(squares)) / self.bundle.temperature
+    def _probabilities(self, engine: Engine, at_once: AtOnce, squares: Sequence[ByteArray]) -> FloatArray:
+        logits = at_once.compute(engine.forward, np.stack(squares)) / self.bundle.temperature
         scaled = np.exp(logits - logits.max(axis=1, keepdims=True))
         result: FloatArray = scaled / scaled.sum(axis=1, keepdims=True)
         return result
