@@ -139,7 +139,7 @@ def test_the_smallest_expected_loss_wins_where_its_pass_fits_into_the_time() -> 
     # Pixels that leave no time for tuning must be better by more than tuning brings.
     assert best(130, first, trial(replace(BASE, image_px=320), 0.45, 10)) == first
     assert "320 px" in chosen_text([first, large, huge], huge) and "12.5 %" in chosen_text([first, large, huge], huge)
-    assert "none of 2 other" in chosen_text([first, large, huge], first)
+    assert "none of 2 others" in chosen_text([first, large, huge], first)
 
 
 def test_epochs_grow_with_seconds_and_shrink_with_pixels_and_photos() -> None:

@@ -7,6 +7,7 @@ import os
 import shlex
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -123,6 +124,20 @@ def test_progress_before_any_stage_and_an_end_without_a_beginning_are_no_error()
         on_event(Progress(3))
         on_event(Done("head", 1.0, "fitted"))
     assert "fitted" in text.getvalue()
+
+
+def test_a_stage_with_a_budget_counts_down_and_one_without_an_end_says_nothing_of_it() -> None:
+    console, text = _console(terminal=True)
+    with listener(console=console) as on_event:
+        for stage, words in ((Stage("tune", budget_s=90), "01:"), (Stage("calibrate", unit=""), "")):
+            text.truncate(text.seek(0))
+            on_event(stage)
+            for done in (10, 20, 30):
+                time.sleep(0.25)
+                on_event(Progress(done))
+            assert words in text.getvalue()
+            assert ("left" in text.getvalue()) == ("/s" in text.getvalue()) == bool(words)
+            on_event(Done(stage.name, 0.75))
 
 
 TALKER = """

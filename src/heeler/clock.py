@@ -31,9 +31,9 @@ class Clock:
         self.notes: list[str] = []
 
     @contextmanager
-    def stage(self, name: str, total: int = 0, unit: str = "photos") -> Iterator[OnEvent]:
+    def stage(self, name: str, total: int = 0, unit: str = "photos", *, budget_s: float = 0.0) -> Iterator[OnEvent]:
         """Announce a stage, time it, and tell when it ended; an error ends it without a word."""
-        self.tell(Stage(name, total, unit))
+        self.tell(Stage(name, total, unit, budget_s))
         start = time.perf_counter()
         yield self.tell
         seconds = time.perf_counter() - start

@@ -183,11 +183,12 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Stage:
-    """Event: a stage begins. ``total`` is its number of units, 0 where unknown."""
+    """Event: a stage begins. ``total`` is its number of units, ``budget_s`` its seconds; 0 where unknown."""
 
     name: str
     total: int = 0
     unit: str = "photos"
+    budget_s: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -275,7 +275,7 @@ def _live(console: Console) -> Iterator[OnEvent]:
         bars.TextColumn("{task.description}", markup=False, table_column=Column(no_wrap=True)),
         bars.BarColumn(bar_width=12),
         bars.TimeRemainingColumn(compact=True, table_column=Column(no_wrap=True)),
-        bars.TextColumn("left {task.fields[figures]}", markup=False, table_column=Column(no_wrap=True)),
+        bars.TextColumn("{task.fields[left]}{task.fields[figures]}", markup=False, table_column=Column(no_wrap=True)),
     )
     with bars.Progress(
         *columns, console=console, transient=True, redirect_stdout=False, redirect_stderr=False
@@ -284,25 +284,29 @@ def _live(console: Console) -> Iterator[OnEvent]:
 
 
 def _live_teller(display: bars.Progress) -> Callable[[Event], None]:
-    running: dict[str, bars.TaskID] = {}
+    running: dict[str, tuple[Stage, bars.TaskID]] = {}
     figures: dict[str, str] = {}
 
     def step(event: Progress) -> None:
         if not running:
             return
-        task_id = next(reversed(running.values()))
+        stage, task_id = next(reversed(running.values()))
         task = next(task for task in display.tasks if task.id == task_id)
-        if task.elapsed and task.elapsed > 0.2:
-            figures["rate"] = f"{event.done / task.elapsed:,.0f}/s"
+        elapsed_s = task.elapsed or 0.0
+        if elapsed_s > 0.2 and stage.unit in ("photos", "files"):
+            figures["rate"] = f"{event.done / elapsed_s:,.0f}/s"
         if event.loss is not None:
             figures["loss"] = f"loss {event.loss:.3f}"
-        display.update(task_id, completed=event.done, figures="  ".join(figures.values()))
+        completed = elapsed_s if stage.budget_s else event.done
+        display.update(task_id, completed=completed, figures="  ".join(figures.values()))
 
     def on_event(event: Event) -> None:
         match event:
             case Stage():
                 figures.clear()
-                running[event.name] = display.add_task(printable(event.name), total=event.total or None, figures="")
+                total = event.budget_s or event.total or None
+                left = "left " if total else ""
+                running[event.name] = event, display.add_task(printable(event.name), total=total, left=left, figures="")
             case Progress():
                 step(event)
             case Epoch():
@@ -310,9 +314,8 @@ def _live_teller(display: bars.Progress) -> Callable[[Event], None]:
                 figures["best"] = f"best {percent(event.best_error)}"
                 _say(display.console, f"  {_line_of(event)}", style="dim")
             case Done():
-                task_id = running.pop(event.name, None)
-                if task_id is not None:
-                    display.remove_task(task_id)
+                if event.name in running:
+                    display.remove_task(running.pop(event.name)[1])
                 _say(display.console, f"✓ {_line_of(event)}", style="green")
             case Planned():
                 print_plan(event.plan, console=display.console)

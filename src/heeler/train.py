@@ -180,7 +180,7 @@ def tune(
     """Fine-tune from the probe."""
     split = photos.split
     n_epochs = recipe.epochs + recipe.frozen_epochs if recipe.epochs else 0
-    with clock.stage("tune", total=n_epochs * len(split.train)) as tell:
+    with clock.stage("tune", total=n_epochs * len(split.train), budget_s=recipe.budget_s) as tell:
         rows, labels = photos.pixels.rows, photos.labels
         tuned = fine_tune(
             probe.model, rows, labels, split.train, split.valid, spec, recipe, tell,

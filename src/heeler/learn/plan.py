@@ -279,10 +279,12 @@ def tuned_share(n_epochs: float) -> float:
 def chosen_text(trials: Sequence[Trial], best: Trial) -> str:
     """What a choice came to, in one line for people."""
     first = trials[0]
-    errors = f"{100 * best.error:.1f} % wrong out of fold on {best.n_photos:,} photos"
+    figures = f"loss {best.loss:.3f} and {100 * best.error:.1f} % wrong out of fold on {best.n_photos:,} photos"
     if best is first:
-        return f"chosen: {best.setting}; {errors}, and none of {len(trials) - 1} other settings was better in this time"
-    return f"chosen: {best.setting}; {errors}, where {first.setting} has {100 * first.error:.1f} %"
+        return (
+            f"chosen: {best.setting}; {figures}; none of {len(trials) - 1} others is expected to be better in this time"
+        )
+    return f"chosen: {best.setting}; {figures}; {first.setting} has {first.loss:.3f} and {100 * first.error:.1f} %"
 
 
 def tuning_s(plan: Plan, setting: Setting, elapsed_s: float, n_judged: int) -> float:
