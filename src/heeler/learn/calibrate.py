@@ -1,4 +1,4 @@
-"""Two seconds on the user's own photos and machine: how fast it decodes, computes features and fits a head."""
+"""A few seconds on the user's own photos and machine: how fast it decodes, computes features, fits a head and trains."""
 
 from __future__ import annotations
 
