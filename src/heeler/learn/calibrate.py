@@ -1,4 +1,4 @@
-"""A few seconds on the user's own photos and machine: how fast it decodes, computes features, fits a head and trains."""
+"""Seconds on the user's own photos and machine: how fast it decodes, computes features, fits a head and trains."""
 
 from __future__ import annotations
 
