@@ -190,6 +190,8 @@ def test_out_of_fold_and_probe_are_told_as_such() -> None:
     assert "the last layer" in text
     assert "Tuning all layers was tried" in text
     assert "no part in training the model or in choosing it" in text_of(context)
+    last = replace(context, history=[{**epoch, "phase": "last"} for epoch in context.history])
+    assert "What was trainedthe last stages" in text_of(last) and "all layers" not in text_of(last)
 
 
 def test_sparse_context_still_makes_a_page() -> None:

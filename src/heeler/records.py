@@ -219,7 +219,7 @@ class Epoch:
 
     epoch: int
     epochs: int
-    phase: Literal["head", "all"]
+    phase: Literal["head", "last", "all"]
     train_loss: float
     valid_loss: float
     valid_error: float

@@ -244,7 +244,7 @@ def _line_of(event: Event) -> str:
         case Done(name=name, seconds=seconds, summary=summary):
             return f"{name:<{STAGE_WIDTH}} {duration(seconds):>9}  {summary}".rstrip()
         case Epoch():
-            what = f"epoch {event.epoch}/{event.epochs} {'head' if event.phase == 'head' else 'all'}"
+            what = f"epoch {event.epoch}/{event.epochs} {event.phase}"
             return (
                 f"{what:<{STAGE_WIDTH}} {duration(event.seconds):>9}  loss {event.train_loss:.3f}  valid "
                 f"{event.valid_loss:.3f}  error {percent(event.valid_error)}  best {percent(event.best_error)}"

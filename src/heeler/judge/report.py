@@ -31,6 +31,7 @@ MAX_LEFT_OUT_ROWS = 1000
 _UNSHOWABLE = re.compile(
     "[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ufeff\ud800-\udfff]"
 )
+_LAYERS = {"head": "the last layer", "last": "the last stages", "all": "all layers"}
 _EPOCH_COLUMNS = {
     "epoch": "Epoch",
     "phase": "Learning",
@@ -121,6 +122,7 @@ def render_report(context: ReportContext) -> str:
             title for name, title in _EPOCH_COLUMNS.items() if context.history and name in context.history[0]
         ],
         epochs=_epoch_rows(context.history),
+        tuned=_LAYERS[context.history[-1]["phase"]] if context.history else "all layers",
         stages=_stage_rows(context),
         planned=_planned_rows(context.result),
         left_out=list(context.left_out[:MAX_LEFT_OUT_ROWS]),
@@ -218,7 +220,7 @@ def _epoch_cell(name: str, value: Any) -> str:
     if value is None:
         return UNKNOWN
     if name == "phase":
-        return {"head": "last layer", "all": "all layers"}.get(str(value), str(value))
+        return _LAYERS.get(str(value), str(value))
     if name in ("valid_error", "best_error"):
         return percent(float(value))
     if name == "seconds":

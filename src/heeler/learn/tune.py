@@ -316,7 +316,7 @@ class _Run:
         record = Epoch(
             epoch=epoch,
             epochs=max(epoch, round(self._n_epochs() / self._done())) if self.pace.budget_s else self.n_planned,
-            phase=self.phase.name,
+            phase="last" if self.worker.is_divided else self.phase.name,
             train_loss=cursor.loss_sum / cursor.n_seen,
             valid_loss=loss,
             valid_error=error,
