@@ -99,7 +99,7 @@ def run_fastai(name: str, minutes: float, seed: int, photos: Path, cache: Path) 
 
 def table_of(runs: list[Run]) -> str:
     """Medians over seeds as a Markdown table, a line for each set and budget."""
-    lines = ["| set | minutes | tool | error, median (all) | s without imports, median | notes |", "|---|---|---|---|---|---|"]
+    lines = ["| set | minutes | tool | error, median (all) | s without imports | notes |", "|---|---|---|---|---|---|"]
     cells = sorted({(run.name, run.minutes, run.tool != "heeler", run.tool) for run in runs})
     for name, minutes, _, tool in cells:
         same = [run for run in runs if (run.name, run.minutes, run.tool) == (name, minutes, tool)]
