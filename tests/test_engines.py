@@ -156,7 +156,7 @@ def test_the_picked_engine_is_timed_and_near_torch(exact: bool, n: int, tiny: Fe
 def test_exact_never_gives_bf16_even_where_it_is_fastest(
     exact: bool, precision: str, tiny: FeatureNet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engines, "_seconds", lambda engine, _: 0.1 if engine.precision == "bf16" else 1.0)
+    monkeypatch.setattr(engines, "_seconds", lambda engine, *_: 0.1 if engine.precision == "bf16" else 1.0)
     assert pick_engine(tiny, "tiny", tiny_squares(), exact=exact).precision == precision
 
 
@@ -184,7 +184,7 @@ def test_bf16_that_changes_the_outputs_is_not_used(tmp_path: Path, monkeypatch: 
     exact = onnxruntime_engine(tmp_path / "net.onnx")
     assert relative_error(openvino_engine(tmp_path / "net.onnx", "bf16"), exact, sample) > MAX_RELATIVE_ERROR
     monkeypatch.setattr(engines, "MAX_EXACT_ERROR", 1e-2)  # such differences cost fp32 some digits too
-    monkeypatch.setattr(engines, "_seconds", lambda engine, _: 0.1 if engine.precision == "bf16" else 1.0)
+    monkeypatch.setattr(engines, "_seconds", lambda engine, *_: 0.1 if engine.precision == "bf16" else 1.0)
     assert pick_engine(net, "cancelling", sample).precision == "fp32"
 
 

@@ -144,6 +144,7 @@ def test_the_smallest_expected_loss_wins_where_its_pass_fits_into_the_time() -> 
 
 def test_epochs_grow_with_seconds_and_shrink_with_pixels_and_photos() -> None:
     assert epochs_in(RATES, BASE, 1_000, 0) == 0
+    assert epochs_in(RATES, BASE, 1_000, 22) == 0 < epochs_in(RATES, BASE, 1_000, 23)  # a view takes 7.75 s of 35 %
     assert epochs_in(RATES, BASE, 1_000, 60) == pytest.approx((60 - 0.35 * 60) * 80 / 1_000)
     assert epochs_in(RATES, BASE, 1_000, 600) == pytest.approx((600 - MAX_VIEWS * 1_000 / 160) * 80 / 1_000)
     whole = replace(RATES, view_per_s=0.0, step_per_s=30)

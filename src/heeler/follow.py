@@ -79,6 +79,7 @@ def lead(photos: Photos, look: Look, model: Any, recipe: Recipe, plan: Plan | No
         "setting": asdict(look.setting),
         "recipe": asdict(recipe),
         "photos": _names_of(photos.catalogue),
+        "weights": look.backbone.key,
         "n_read": plan.n_read if plan and plan.n_read < plan.n_found else 0,
     }
     team.first_checkpoint(Checkpoint({name: tensor.contiguous() for name, tensor in tensors.items()}, facts))
@@ -92,7 +93,7 @@ def follow(source: str | Path, options: TrainOptions) -> None:
         options: the same.
 
     Raises:
-        DataError: the photos are others.
+        DataError: the photos or the weights are others.
         Interrupted: the run was stopped.
     """
     told = Team().first_checkpoint(None)
@@ -100,6 +101,11 @@ def follow(source: str | Path, options: TrainOptions) -> None:
         return
     catalogue = list_files(source, options, Clock(ignore_events))
     facts, look = told.facts, look_of(Setting(**told.facts["setting"]), options)
+    if look.backbone.key != facts["weights"]:
+        raise DataError(
+            f"{look.backbone.name} has other weights here than for the first process",
+            hint="give every machine the same --weights file, or the same cache of the hub",
+        )
     if facts["n_read"]:
         catalogue = thin_catalogue(catalogue, facts["n_read"], MIN_OF_CLASS, options.seed)
     catalogue, pixels = read_photos(catalogue, look.spec, ignore_events)

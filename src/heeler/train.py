@@ -120,15 +120,16 @@ def train(source: str | Path, options: TrainOptions | None = None, on_event: OnE
                 verdict = judge(photos, look.backbone, features, candidates, options)
             return write_everything(run, photos, verdict, tuned, look.spec, options, settings, plan, clock)
 
+        if tunes := bool(recipe.epochs or recipe.budget_s):
+            (run / CHECKPOINT).mkdir(exist_ok=True)
+        result = deliver([probe])  # whatever happens while tuning, this one stands
         lead(photos, look, probe.model, recipe, plan)
-        if not (recipe.epochs or recipe.budget_s):
-            return deliver([probe])
-        (run / CHECKPOINT).mkdir(exist_ok=True)
-        deliver([probe])  # whatever happens while tuning, this one stands
+        if not tunes:
+            return result
         with stop_requests() as stop:
             tuned = tune(photos, probe, look.spec, recipe, run / CHECKPOINT, stop, clock)
         result = deliver([probe, tuned_candidate(photos, tuned, look.spec, clock)], tuned)
-        if tuned.stopped:
+        if tuned.stopped or stop.signum:
             raise_interrupted(stop.signum or signal.SIGTERM)  # one of several processes may have been asked
         finish_run(run)
         return result

@@ -132,4 +132,5 @@ def tuning_rates(model: Any, spec: Preprocessing, forward_per_s: float, n_last: 
         if cuda:
             torch.cuda.synchronize()
         step_s = time.perf_counter() - start
-    return view_per_s, N_STEPPED / step_s
+    # Where the network is divided, there is one process.
+    return view_per_s, n_launched() * N_STEPPED / step_s

@@ -282,11 +282,12 @@ def _exported(net: nn.Module, key: str, sample: ByteArray) -> tuple[Path, Engine
 def _timed(engine: Engine, sample: ByteArray) -> Engine:
     """The engine with its rate: the best of two batches, since the check before has warmed it up."""
     batch = sample[:BATCH]
-    best_s = min(_seconds(engine, batch) for _ in range(2))
+    at_once = AtOnce(BATCH)
+    best_s = min(_seconds(engine, at_once, batch) for _ in range(2))
     return replace(engine, rate_per_s=len(batch) / best_s)
 
 
-def _seconds(engine: Engine, batch: ByteArray) -> float:
+def _seconds(engine: Engine, at_once: AtOnce, batch: ByteArray) -> float:
     start = time.perf_counter()
-    engine.forward(batch)
+    at_once.compute(engine.forward, batch)
     return time.perf_counter() - start

@@ -258,7 +258,9 @@ def choose(plan: Plan, trials: Sequence[Trial], elapsed_s: float, n_classes: int
         return plan.budget_s - elapsed_s - WRITE_S - again_s - frozen_s
 
     def expected(trial: Trial) -> float:
-        return trial.loss * tuned_share(epochs_in(plan.rates, trial.setting, n_tuned, left_s(trial)))
+        tune_s = left_s(trial) + WRITE_S - finish_s(plan.rates, trial.setting, round(plan.judged * plan.n_read))
+        worth = is_worth_tuning(plan.rates, trial.setting, n_tuned, tune_s)
+        return trial.loss * (tuned_share(epochs_in(plan.rates, trial.setting, n_tuned, tune_s)) if worth else 1)
 
     return min([first, *(trial for trial in trials[1:] if left_s(trial) >= 0)], key=expected)
 
@@ -267,6 +269,8 @@ def epochs_in(rates: Rates, setting: Setting, n_photos: int, seconds: float) -> 
     """Epochs of tuning that some seconds have room for, the first stages of a few views included."""
     work = n_photos * relative_work(setting) / relative_work(rates.base)
     if rates.view_per_s:
+        if rates.engine_s + work / rates.view_per_s > VIEWS_SHARE * seconds:
+            return 0.0  # not one view
         seconds -= min(VIEWS_SHARE * seconds, MAX_VIEWS * work / rates.view_per_s)
     return max(0.0, seconds * rates.step_per_s / work)
 

@@ -22,12 +22,13 @@ PATIENCE = timedelta(days=7)
 
 def n_launched() -> int:
     """How many processes a launcher started; 1 where there was none."""
-    return int(os.environ.get("WORLD_SIZE") or 1)
+    told = all(os.environ.get(name) for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE"))
+    return int(os.environ["WORLD_SIZE"]) if told else 1
 
 
 def leave() -> None:
     """Part from the other processes, where there were any; without a goodbye, the end of one can crash."""
-    if torch.distributed.is_initialized():
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
 
 

@@ -26,7 +26,7 @@ from heeler.learn.checkpoint import Checkpoint, discard_checkpoints, key_of, rea
 from heeler.learn.engines import has_fast_bf16
 from heeler.learn.plan import VIEWS_SHARE
 from heeler.learn.schedule import Cursor, Pace, Phase, is_timed, layer_groups, layer_rates, phases_of, rate_share
-from heeler.learn.stages import is_divisible, last_groups
+from heeler.learn.stages import last_groups
 from heeler.learn.team import Team
 from heeler.learn.weights import Best, Contest, Kind, State, Weights, average, plain_state
 from heeler.learn.worker import EVALUATE_BATCH, Worker
@@ -146,7 +146,7 @@ class _Run:
         self.is_saved = worker.team.first([folder is not None]) == [1]
         timed = is_timed(recipe)
         ema_decay = (EMA_DECAY if timed else 0.0) if recipe.ema_decay is None else recipe.ema_decay
-        if recipe.last_views and worker.team.n == 1 and is_divisible(worker.model):
+        if recipe.last_views and worker.can_divide():
             worker.divide(train, valid, began_s + VIEWS_SHARE * recipe.budget_s)
         self.weights = Weights(worker.accelerator, worker.model, ema_decay)
         self.contest = Contest(worker, valid, start)
@@ -157,7 +157,7 @@ class _Run:
         # Everything that decides a run but how long it may take.
         settings = replace(recipe, batch_size=worker.batch_size, budget_s=float(timed), max_epochs=0)
         photos = (train, worker.labels[train].numpy(), valid, worker.labels[valid].numpy())
-        self.key = key_of([asdict(settings), asdict(worker.spec)], photos, start)
+        self.key = key_of([asdict(settings), asdict(worker.spec), worker.is_divided], photos, start)
         self.phases = phases_of(recipe, is_divided=worker.is_divided)
         self.n_planned = sum(phase.epochs for phase in self.phases)
         self._enter(self.phases[0])

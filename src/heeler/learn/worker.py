@@ -23,7 +23,7 @@ from heeler.learn.augment import augment, augment_pixels, seed_of
 from heeler.learn.depthwise import FastDepthwise
 from heeler.learn.engines import BATCH
 from heeler.learn.memory import is_out_of_memory
-from heeler.learn.stages import Views, first_engine, last_stages
+from heeler.learn.stages import Views, first_engine, is_divisible, last_stages
 from heeler.learn.team import Team
 from heeler.records import ByteArray, IntArray, Note, OnEvent, Preprocessing, Recipe
 
@@ -78,6 +78,10 @@ class Worker:
         """Whether the first stages were computed once, so that only the last ones are trained."""
         return self._views is not None
 
+    def can_divide(self) -> bool:
+        """Whether the first stages can be computed once: by one process, on the processor, for such a network."""
+        return self.team.n == 1 and self.device.type == "cpu" and is_divisible(self.model)
+
     def divide(self, train: IntArray, valid: IntArray, until_s: float) -> None:
         """Compute the first stages of photos once, as they are and in other views; nothing where time is too short.
 
@@ -92,7 +96,8 @@ class Worker:
         photos, recipe = np.concatenate([train, valid]), self._recipe
         sample = self._rows.take(photos[:BATCH])
         engine, shape = first_engine(self.model.eval(), self.spec, recipe.last_stages, sample)
-        n_most = min(recipe.last_views, max(2, VIEWS_BYTES // (2 * len(photos) * math.prod(shape))))
+        wanted = recipe.last_views if recipe.augment != "none" else 1
+        n_most = min(wanted, max(2, VIEWS_BYTES // (2 * len(photos) * math.prod(shape))))
         views = Views(len(self.labels), photos, shape, n_most)
 
         def seen(view: int, n_photos: int) -> Iterator[ByteArray]:
