@@ -49,7 +49,7 @@ class Tuned:
         kind: the weights as trained, their running average, or an average of the start's and the best of these.
         history: one record for each time that the run was judged.
         best_epoch: number of the epoch it comes from, counted from 1 through all phases; 0 is the probe's start.
-        rate_per_s: photos trained in a second, all layers; 0 where they did not train.
+        rate_per_s: photos trained in a second by more than the head; 0 where it alone trained.
         n_epochs: passes over the photos.
         stopped_early: whether a timed run ended because it had not become better for long.
         stopped: whether it was told to stop.

@@ -88,10 +88,11 @@ class Worker:
         Args:
             train: rows to train on.
             valid: rows to judge on; they are seen as they are alone.
-            until_s: of ``time.perf_counter``; no view is begun that would end later.
+            until_s: of ``time.perf_counter``; no view is begun that is expected to end later, or kept where the disk
+                has no room for it.
 
         Raises:
-            ResourceError: the disk is full.
+            ResourceError: the cache cannot be written at all.
         """
         photos, recipe = np.concatenate([train, valid]), self._recipe
         sample = self._rows.take(photos[:BATCH])
