@@ -38,6 +38,16 @@ def parse_colour(text: str) -> tuple[int, int, int]:
     return red, green, blue
 
 
+def need(path: Path, what: str) -> None:
+    """Refuse a path that is not there.
+
+    Raises:
+        UsageError: nothing is at ``path``.
+    """
+    if not path.exists():
+        raise UsageError(f"{path} does not exist", hint=f"give {what}; the name is read from {Path.cwd()}")
+
+
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error (also: HEELER_DEBUG=1).")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Tell warnings only while it runs.")]

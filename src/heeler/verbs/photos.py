@@ -1,0 +1,93 @@
+"""Verbs that look at labelled photos without learning from them: check and preview."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from heeler import options
+from heeler.exits import print_json
+
+
+def check(
+    source: options.Source,
+    labels: options.Labels = None,
+    nested: options.Nested = False,
+    group_by: options.GroupBy = None,
+    test: options.Test = 0.2,
+    valid: options.Valid = 0.1,
+    seed: options.Seed = 42,
+    alpha: options.Alpha = "#ffffff",
+    json: options.Json = False,
+    debug: options.Debug = False,
+) -> int:
+    """Look at labelled photos without training.
+
+    What is there, what is left out and why, duplicates, classes that are too small.
+
+    \b
+    Examples:
+      heeler check photos/
+      heeler check labels.csv --json > check.json
+    """
+    options.need(source, "a folder of photos, a table or an archive")
+    colour = options.parse_colour(alpha)
+    from heeler.check import check as check_photos
+    from heeler.errors import DataError
+    from heeler.terminal import listener, print_check
+
+    with listener() as on_event:
+        result = check_photos(
+            source, labels=labels, nested=nested, group_by=group_by, test=test, valid=valid, seed=seed, alpha=colour,
+            on_event=on_event,
+        )  # fmt: skip
+    if json:
+        print_json(result.to_json())
+    else:
+        print_check(result)
+    return DataError.exit_code if result.problems else 0
+
+
+def preview(
+    source: options.Source,
+    out: options.Sheet = Path("preview.html"),
+    augment: options.Preset = None,
+    photos: options.Photos = 8,
+    variants: options.Variants = 5,
+    labels: options.Labels = None,
+    nested: options.Nested = False,
+    seed: options.Seed = 42,
+    group_by: options.GroupBy = None,
+    image_px: options.SheetPx = 224,
+    fit: options.Fitting = "crop",
+    alpha: options.Alpha = "#ffffff",
+    json: options.Json = False,
+    debug: options.Debug = False,
+) -> int:
+    """Show a few photos before and after augmentation.
+
+    It opens only the photos that it shows. An earlier sheet of heeler's is replaced; no other
+    file is, and nothing is written into the folder of the photos.
+
+    \b
+    Examples:
+      heeler preview photos/
+      heeler preview photos/ --augment overhead --fit squash --out overhead.png
+    """
+    options.need(source, "a folder of photos, a table or an archive")
+    if labels is not None:
+        options.need(labels, "a file")
+    colour = options.parse_colour(alpha)
+    from heeler.preview import preview as preview_photos
+    from heeler.terminal import listener
+
+    with listener() as on_event:
+        result = preview_photos(
+            source, out=out, augment=augment, n_photos=photos, n_variants=variants, labels=labels, nested=nested,
+            group_by=group_by, image_px=image_px, fit=fit, alpha=colour, seed=seed, on_event=on_event,
+        )  # fmt: skip
+    if json:
+        print_json(result.to_json())
+    else:
+        print(f"{result.n_photos:,} photos before and after augmentation: {result.sheet}")
+        print(f"pass the preset that you choose to heeler train: --augment {augment or 'NAME'}")
+    return 0
