@@ -32,8 +32,8 @@ from heeler.learn.plan import (
 )
 from heeler.learn.probe import N_FOLDS
 from heeler.photos import Photos, list_files
-from heeler.plans import Plan, Setting, TrainOptions
-from heeler.records import Catalogue, Note, OnEvent, Planned, Recipe, ignore_events
+from heeler.plans import Plan, Recipe, Setting, TrainOptions
+from heeler.records import Catalogue, Note, OnEvent, Planned, ignore_events
 
 
 def plan_only(source: str | Path, options: TrainOptions | None = None, on_event: OnEvent = ignore_events) -> Plan:

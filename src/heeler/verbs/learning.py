@@ -13,7 +13,7 @@ from heeler.errors import UsageError
 from heeler.exits import print_json
 
 if TYPE_CHECKING:
-    from heeler.plans import TrainOptions
+    from heeler.plans import Recipe, TrainOptions
 
 
 def train(
@@ -58,7 +58,6 @@ def train(
     if minutes is not None and epochs is not None:
         raise UsageError("--minutes and --epochs exclude each other", hint="say how long, or how many epochs")
     from heeler.plans import TrainOptions
-    from heeler.records import Recipe
 
     recipe = Recipe(
         epochs=epochs or 0, frozen_epochs=frozen_epochs, batch_size=batch_size, lr=lr, augment=augment, seed=seed
