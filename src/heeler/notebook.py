@@ -37,7 +37,6 @@ def shown(chart: Chart) -> Chart:
     """Show a figure right away in a notebook, so that several calls in one cell show several; return it everywhere."""
     if is_notebook():
         chart.show_in_notebook()
-        chart.was_shown = True
     return chart
 
 

@@ -8,7 +8,6 @@ from typing import Any, Literal
 
 from heeler.records import Fit, short_hash
 
-
 Augment = Literal["photo", "overhead", "document", "none"]
 
 

@@ -49,19 +49,22 @@ DPI = 100
 class Chart(Figure):
     """A matplotlib figure that shows itself in a notebook, once in the cell that made it."""
 
-    was_shown = False
+    shown_in = 0
 
     def _ipython_display_(self) -> None:
-        """Called by IPython: nothing where the figure has just been shown by what made it."""
-        if not self.was_shown:
+        """Called by IPython for the last line of a cell; nothing where that cell has just shown the figure."""
+        if self.shown_in == _cell_number():
+            self.shown_in = 0
+        else:
             self.show_in_notebook()
-        self.was_shown = False
+            self.shown_in = 0
 
     def show_in_notebook(self) -> None:
         """Put the figure into the output of the running cell."""
         from IPython.display import display
 
         display({"image/png": self.png(), "text/plain": repr(self)}, raw=True)  # type: ignore[no-untyped-call]
+        self.shown_in = _cell_number()
 
     def png(self) -> bytes:
         """The figure as the content of a PNG file."""
@@ -262,6 +265,13 @@ def short(name: str, n_most: int = MAX_NAME) -> str:
     shown = "".join(" " if unicodedata.category(one)[0] in "CZ" else one for one in name)
     shown = shown if len(shown) <= n_most else f"{shown[: n_most // 2]}…{shown[-(n_most - n_most // 2 - 1) :]}"
     return shown.replace("$", r"\$")
+
+
+def _cell_number() -> int:
+    """Of the cell that runs, counted from 1; 0 where none does."""
+    from IPython import get_ipython
+
+    return getattr(get_ipython(), "execution_count", 0)
 
 
 def _chart(width_in: float, height_in: float, layout: Literal["constrained"] | None = "constrained") -> Chart:

@@ -88,7 +88,7 @@ def rate_range(
     with torch.random.fork_rng([accelerator.device] if accelerator.device.type == "cuda" else []):
         if recipe.last_views and worker.can_divide():
             wanted = np.unique(order[: n_steps * size])
-            worker.divide(wanted, wanted[:1], math.inf)
+            worker.divide(wanted, wanted[:0], math.inf)
         try:
             return _climb(worker, order, n_steps, size, recipe, on_event)
         finally:

@@ -13,7 +13,7 @@ from heeler.errors import UsageError
 from heeler.exits import print_json
 
 if TYPE_CHECKING:
-    from heeler.plans import Recipe, TrainOptions
+    from heeler.plans import TrainOptions
 
 
 def train(
@@ -57,7 +57,7 @@ def train(
     colour = options.parse_colour(alpha)
     if minutes is not None and epochs is not None:
         raise UsageError("--minutes and --epochs exclude each other", hint="say how long, or how many epochs")
-    from heeler.plans import TrainOptions
+    from heeler.plans import Recipe, TrainOptions
 
     recipe = Recipe(
         epochs=epochs or 0, frozen_epochs=frozen_epochs, batch_size=batch_size, lr=lr, augment=augment, seed=seed
