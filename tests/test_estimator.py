@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
 import pickle
-import warnings
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 from sklearn.base import clone, is_classifier
 from sklearn.exceptions import NotFittedError
 from sklearn.model_selection import GridSearchCV, cross_val_predict, cross_val_score
 from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import FunctionTransformer
+from sklearn.utils import get_tags
 from sklearn.utils.estimator_checks import check_estimator
 
 import heeler
@@ -140,20 +142,62 @@ def test_what_cannot_be_learnt_from_is_refused(photos: tuple[list[str], list[str
         heeler.PhotoClassifier(geometry="round").fit(paths, labels)  # type: ignore[arg-type]
 
 
-# scikit-learn's checks make matrices of numbers, and a number is no photo. So each row is painted: a photo of stripes,
-# one for each number. These checks still cannot apply.
-NOT_FOR_PHOTOS: dict[str, str] = {}
-
-
 class Painted(heeler.PhotoClassifier):
-    """PhotoClassifier over matrices of numbers, for the checks alone: a row becomes a small picture of its numbers."""
+    """PhotoClassifier as scikit-learn's checks can use it, whose samples are rows of numbers: each becomes a photo.
+
+    It is a picture of white bars on black, a bar for each number.
+    """
+
+    folder = ""
+
+    def fit(self, X: Any, y: Any) -> Painted:
+        super().fit(self._paint(X), y)
+        return self
+
+    def predict_proba(self, X: Any) -> Any:
+        return super().predict_proba(self._paint(X))
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        inputs = tags.input_tags
+        inputs.two_d_array, inputs.one_d_array, inputs.string = True, False, False
+        return tags
 
     def _paint(self, X: Any) -> list[str]:
-        folder = Path(self.folder)
-        return [str(folder / f"{hash(np.asarray(row, dtype=float).tobytes())}.png") for row in X]
+        files = []
+        for row in np.asarray(X, dtype=float):
+            file = Path(self.folder) / f"{hashlib.sha256(row.tobytes()).hexdigest()}.png"
+            width, square = 64 // len(row), np.zeros((64, 64), np.uint8)
+            for i, height in enumerate((32 * (1 + np.tanh(row / 1.5))).astype(int)):
+                square[64 - height :, i * width : (i + 1) * width] = 255
+            if not file.exists():
+                Image.fromarray(square).save(file)
+            files.append(str(file))
+        return files
 
 
-def test_scikit_learns_checks_that_need_no_matrix() -> None:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # it says that it cannot make paths up
-        check_estimator(heeler.PhotoClassifier(image_px=64))
+NEVER_SPARSE = "no list of paths is sparse, and what is no list of paths is refused as such"
+NOT_FOR_PHOTOS = {
+    "check_estimator_sparse_tag": NEVER_SPARSE,
+    "check_estimator_sparse_array": NEVER_SPARSE,
+    "check_estimator_sparse_matrix": NEVER_SPARSE,
+}
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_scikit_learns_checks_pass_where_they_apply_to_photos(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cache: Path
+) -> None:
+    monkeypatch.setattr(Painted, "folder", str(tmp_path))
+    results = check_estimator(Painted(image_px=64), expected_failed_checks=NOT_FOR_PHOTOS, on_fail=None, on_skip=None)
+    status = {(result["check_name"], result["status"]): str(result["exception"]) for result in results}
+    assert {name: why for (name, status), why in status.items() if status == "failed"} == {}
+    assert {name for name, status in status if status == "xfail"} == set(NOT_FOR_PHOTOS)
+    assert sum(result["status"] == "passed" for result in results) > 35
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_scikit_learn_knows_that_paths_are_no_matrix() -> None:
+    tags = get_tags(heeler.PhotoClassifier())
+    assert (tags.estimator_type, tags.input_tags.two_d_array, tags.input_tags.string) == ("classifier", False, True)
+    check_estimator(heeler.PhotoClassifier())

@@ -22,7 +22,9 @@ from heeler.keywords import FITS, require_choice, require_number
 from heeler.records import ByteArray, Catalogue, Fit, FloatArray, Head, IntArray, Photo, ignore_events
 
 if TYPE_CHECKING:
+    from heeler.data.rows import Rows
     from heeler.learn.choose import Look
+    from heeler.learn.engines import Engine
 
 __all__ = ["PhotoClassifier"]
 
@@ -34,7 +36,8 @@ class PhotoClassifier(BaseEstimator):  # type: ignore[misc]
 
     It is what ``heeler.train(photos, epochs=0)`` fits. Features are computed once for each photo and kept in heeler's
     cache, so that the folds of a cross-validation cost seconds. Copies of a photo, and photos that look the same, stay
-    together in the inner folds; in folds outside of this class scikit-learn knows nothing of them.
+    together in the inner folds; in folds outside of this class scikit-learn knows nothing of them. It passes
+    scikit-learn's ``check_estimator`` but for the checks of sparse matrices, which no list of paths is.
 
     Args:
         backbone: network to compute features with, by timm's name.
@@ -151,12 +154,12 @@ class PhotoClassifier(BaseEstimator):  # type: ignore[misc]
         return tags
 
     def _look_at(self, paths: Sequence[Path]) -> _Seen:
-        from heeler.learn.features import compute_features, feature_engine, known_features
+        from heeler.learn.features import compute_features, known_features
 
         require_number("image_px", self.image_px, whole=True, optional=True)
         require_choice("geometry", self.geometry, FITS)
-        look = _look(self.backbone, self.image_px, self.geometry)
-        backbone, spec = look.backbone, look.spec
+        eye = _eye(self.backbone, self.image_px, self.geometry)
+        backbone, spec = eye.look.backbone, eye.look.spec
         photos = tuple(Photo(str(path), path) for path in dict.fromkeys(paths))
         catalogue, pixels = read_photos(Catalogue("photos by path", "photos", photos), spec, ignore_events)
         for photo in catalogue.photos:
@@ -165,7 +168,7 @@ class PhotoClassifier(BaseEstimator):  # type: ignore[misc]
         names = [photo.sha256 for photo in catalogue.usable]
         known = known_features(backbone, spec, names)
         if known is None:
-            engine = feature_engine(backbone, spec, pixels.rows)
+            engine = eye.engine(pixels.rows)
             features, _ = compute_features(backbone, spec, pixels.rows, names, engine, ignore_events)
         else:
             features = known[0]
@@ -198,8 +201,24 @@ def _paths(X: ArrayLike) -> list[Path]:
     return [Path(each).absolute() for each in found.ravel()]
 
 
+class _Eye:
+    """A network that is loaded, and its engine once it was picked: both take longer than a few photos."""
+
+    def __init__(self, look: Look) -> None:
+        self.look = look
+        self._engine: Engine | None = None
+
+    def engine(self, rows: Rows) -> Engine:
+        """The fastest engine, timed on the first photos that were ever looked at."""
+        from heeler.learn.features import feature_engine
+
+        if self._engine is None:
+            self._engine = feature_engine(self.look.backbone, self.look.spec, rows)
+        return self._engine
+
+
 @lru_cache(maxsize=2)
-def _look(backbone: str, image_px: int | None, geometry: Fit) -> Look:
+def _eye(backbone: str, image_px: int | None, geometry: Fit) -> _Eye:
     from heeler.learn.choose import load_look
 
-    return load_look(backbone, image_px and int(image_px), geometry, alpha=WHITE)
+    return _Eye(load_look(backbone, image_px and int(image_px), geometry, alpha=WHITE))
