@@ -10,7 +10,7 @@ from heeler.data.catalogue import thin_catalogue
 from heeler.learn.plan import MIN_OF_CLASS
 from heeler.learn.rates import RateRange, rate_range
 from heeler.photos import list_files, read_and_split
-from heeler.planning import look_of
+from heeler.planning import look_of, tuning_recipe
 from heeler.plans import Setting
 from heeler.records import OnEvent
 from heeler.runs import asked_of, saved_plan
@@ -21,7 +21,7 @@ N_VIEWS = 2
 
 
 def try_rates(run: Path, setting: Setting, n_steps: int, batch_size: int | None, on_event: OnEvent) -> RateRange:
-    """Try rising learning rates on the photos that a run learnt from; nothing of the run is changed.
+    """Try rising learning rates on the photos and the layers that a run tuned; nothing of the run is changed.
 
     Pixels and features come from the cache, where the run left them.
 
@@ -46,11 +46,8 @@ def try_rates(run: Path, setting: Setting, n_steps: int, batch_size: int | None,
     photos = read_and_split(catalogue, look.spec, options, clock)
     features, _ = all_features(photos, look, clock)
     probe = probe_candidate(photos, look, features, options, clock)
-    recipe = replace(
-        options.recipe,
-        batch_size=batch_size or options.recipe.batch_size,
-        last_views=N_VIEWS if options.budget_s else 0,
-    )
+    recipe, _ = tuning_recipe(photos, look, plan, options, clock)
+    recipe = replace(recipe, batch_size=batch_size or recipe.batch_size, last_views=min(N_VIEWS, recipe.last_views))
     rows, labels, train = photos.pixels.rows, photos.labels, photos.split.train
     with clock.stage("try rates", total=n_steps, unit="steps") as tell:
         return rate_range(probe.model, rows, labels, train, look.spec, recipe, n_steps, tell)

@@ -300,8 +300,8 @@ class Run:
     def find_lr(self, n_steps: int = 100, *, batch_size: int | None = None, quiet: bool = False) -> RateTest:
         """Find a learning rate: train a copy for some steps while the rate rises, and see where the loss falls.
 
-        This is the range test of Smith (2017), on the photos that the run learnt from and from where its tuning began.
-        The run itself is not changed.
+        This is the range test of Smith (2017), on the photos that the run learnt from and on the layers that it tuned
+        (all, where it tuned none), from where tuning begins. The run itself is not changed.
 
         Args:
             n_steps: how many steps, 10 to 10,000; a test ends sooner where the loss has doubled.
