@@ -58,9 +58,12 @@ def test_the_last_stages_alone_are_trained_where_the_run_does_so(rows: object) -
     assert found.losses[0] == pytest.approx(np.log(4), abs=0.05)
 
 
-def test_the_suggestion_is_a_tenth_of_the_rate_with_the_lowest_loss() -> None:
-    rates = tuple(np.geomspace(1e-6, 1, 61).tolist())
-    losses = tuple((np.log10(np.array(rates)) + 2) ** 2)
-    assert suggest_rate(rates, losses) == pytest.approx(1e-3)
+def test_the_suggestion_is_a_tenth_of_the_highest_rate_with_a_low_loss() -> None:
+    rates = np.geomspace(1e-6, 1, 61).tolist()
+    falls = [0.5 + max(0.0, -2 - np.log10(rate)) + 50 * max(0.0, rate - 0.01) for rate in rates]
+    assert suggest_rate(rates, falls) == pytest.approx(1e-3)
+    # A loss that is low from the start, as after a probe: where it is lowest is noise.
+    flat = [0.8 + 0.01 * np.sin(i) + 50 * max(0.0, rate - 0.01) for i, rate in enumerate(rates)]
+    assert suggest_rate(rates, flat) == pytest.approx(1e-3)
     # The first averages are of few steps and may be low by chance.
-    assert suggest_rate(rates, (-1.0, *losses[1:])) == pytest.approx(1e-3)
+    assert suggest_rate(rates, [0.1, *flat[1:]]) == pytest.approx(1e-3)

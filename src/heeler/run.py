@@ -309,8 +309,8 @@ class Run:
             quiet: show no progress.
 
         Returns:
-            The suggestion, a tenth of the rate at which the loss was lowest, for ``heeler.train(photos, lr=...)``; the
-            figure is shown in a notebook.
+            The suggestion for ``heeler.train(photos, lr=...)``, a tenth of the highest rate at which the loss was near
+            its lowest; the figure is shown in a notebook.
 
         Raises:
             UsageError: an argument does not make sense, or the photos are not where they were.

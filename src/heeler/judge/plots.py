@@ -250,8 +250,8 @@ def plot_rates(rates: Sequence[float], losses: Sequence[float], smooth: Sequence
     axes.plot(rates, smooth, color=ACCENT)
     axes.axvline(suggestion, color=SECOND, lw=1, ls="--")
     axes.set_xscale("log")
-    low, first = min(smooth), smooth[0]
-    axes.set_ylim(max(0.0, low - 0.3 * (first - low) - 0.02), first + max(first - low, 0.1 * first))
+    low = min(smooth)
+    axes.set_ylim(0.75 * low, min(1.1 * max(smooth), 2.2 * low))
     axes.set_title(f"suggested: lr={suggestion:.1e}", fontsize=10, color=SECOND)
     _plain(axes, "learning rate of the head", "loss, nats")
     return chart

@@ -1,13 +1,13 @@
 """The learning-rate range test: training steps while the rate rises from far too low to too high.
 
-Source: L. N. Smith, Cyclical learning rates for training neural networks, WACV 2017. The rate to take is one at which
-the loss still falls fast: a tenth of the one at which it is lowest.
+Source: L. N. Smith, Cyclical learning rates for training neural networks, WACV 2017.
 """
 
 from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,6 +30,8 @@ LOWEST, HIGHEST = 1e-6, 1.0
 SMOOTHING = 0.9
 # The test ends where the average has grown to so many times its lowest value.
 TOO_HIGH = 2.0
+# Of the lowest average, and how far below the rate that is too high training stays.
+NEAR = 1.05
 SAFETY = 10.0
 
 
@@ -95,11 +97,15 @@ def rate_range(
             worker.close()
 
 
-def suggest_rate(rates: tuple[float, ...], smooth: tuple[float, ...]) -> float:
-    """A tenth of the rate at which the average loss is lowest, the first steps aside, which average little."""
-    first = min(len(rates) - 1, len(rates) // 10)
-    lowest = first + int(np.argmin(smooth[first:]))
-    return rates[lowest] / SAFETY
+def suggest_rate(rates: Sequence[float], smooth: Sequence[float]) -> float:
+    """A tenth of the highest rate at which the average loss is near its lowest.
+
+    Tuning begins from a fitted head, so the loss may hardly fall: where it is lowest is then chance, and where it
+    begins to grow is not. The first steps, which average little, do not count.
+    """
+    first = len(rates) // 10
+    near = np.flatnonzero(np.asarray(smooth[first:]) <= NEAR * min(smooth[first:]))
+    return rates[first + int(near[-1])] / SAFETY
 
 
 def _climb(worker: Worker, order: IntArray, n_steps: int, size: int, recipe: Recipe, on_event: OnEvent) -> RateRange:
@@ -127,4 +133,4 @@ def _climb(worker: Worker, order: IntArray, n_steps: int, size: int, recipe: Rec
         on_event(Progress(step + 1, loss=smooth[-1]))
     if len(rates) < 3:
         raise HeelerError("the loss is no finite number from the first steps on", hint="look at the photos with check")
-    return RateRange(tuple(rates), tuple(losses), tuple(smooth), suggest_rate(tuple(rates), tuple(smooth)))
+    return RateRange(tuple(rates), tuple(losses), tuple(smooth), suggest_rate(rates, smooth))
