@@ -143,3 +143,11 @@ Top = Annotated[int, typer.Option(metavar="N", callback=between(1, 1000), help="
 SortInto = Annotated[
     Path | None, typer.Option(metavar="FOLDER", help="Copy each photo into a folder of its class; overwrites nothing.")
 ]
+
+SetName = Annotated[str | None, typer.Argument(metavar="NAME", help="Name of the set; --list shows all.")]
+SetFolder = Annotated[
+    Path | None, typer.Option("--out", metavar="FOLDER", help="Folder to make. [default: one named like the set]")
+]
+ListSets = Annotated[
+    bool, typer.Option("--list", help="List the sets: size, photos, classes, licence. Fetches nothing.")
+]
