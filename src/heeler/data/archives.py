@@ -94,13 +94,13 @@ def open_archive(path: Path) -> Path:
     return folder
 
 
-def extract(archive: Path, folder: Path, *, max_bytes: int = MAX_BYTES) -> None:
+def extract(archive: Path, folder: Path, *, max_bytes: int | None = None) -> None:
     """Extract a zip or tar into an empty folder, and refuse all that would not stay inside it.
 
     Args:
         archive: zip or tar file.
         folder: empty, or made here; after an error it may hold a part of the archive.
-        max_bytes: most that it may unpack to.
+        max_bytes: most that it may unpack to; ``MAX_BYTES`` by default.
 
     Raises:
         DataError: the archive is damaged or encrypted; or it holds an absolute name, ``..``, a link that leaves, a
@@ -109,13 +109,14 @@ def extract(archive: Path, folder: Path, *, max_bytes: int = MAX_BYTES) -> None:
     """
     require_space(folder, archive.stat().st_size)
     kind = _kind(archive)
+    guard = _Guard(archive, folder, MAX_BYTES if max_bytes is None else max_bytes)
     try:
         with disk_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)
             if kind == "zip":
-                _extract_zip(_Guard(archive, folder, max_bytes))
+                _extract_zip(guard)
             else:
-                _extract_tar(_Guard(archive, folder, max_bytes), kind or "r:")
+                _extract_tar(guard, kind or "r:")
     except HeelerError:
         raise
     except tarfile.FilterError as error:
