@@ -15,10 +15,11 @@ def get(
     json: options.Json = False,
     debug: options.Debug = False,
 ) -> int:
-    """Fetch a public set of photos: resumed after a break, verified, unpacked.
+    """Fetch a public set of photos, such as Imagewoof.
 
-    Folders that are named by codes get a table of their class names beside them, for
-    --labels. HEELER_GET_URL names a mirror: a folder at https:// with the same archives.
+    It goes on after a break, verifies what came and unpacks it. Folders that are named by
+    codes get a table of their class names beside them, for --labels. HEELER_GET_URL names
+    a mirror: a folder at https:// with the same archives.
 
     \b
     Examples:
