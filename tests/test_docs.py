@@ -153,7 +153,7 @@ def commands() -> list[tuple[str, str]]:
         if where == "docs/verbs/fix.md" and "fix" not in VERBS:
             continue
         for block in re.findall(r"^```(?:\w*)\n(.*?)^```", text, re.DOTALL | re.MULTILINE):
-            for line in block.splitlines():
+            for line in re.sub(r"\\\n\s*", "", block).splitlines():
                 command = re.search(r"(?:^|\| |^[A-Z_]+=\S+ |^ {2})(heeler [a-z-].*)", line)
                 if command and "[OPTIONS]" not in line:
                     found.append((where, command[1]))

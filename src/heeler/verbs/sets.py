@@ -18,8 +18,8 @@ def get(
     """Fetch a public set of photos, such as Imagewoof.
 
     It goes on after a break, verifies what came and unpacks it. Folders that are named by
-    codes get a table of their class names beside them, for --labels. HEELER_GET_URL names
-    a mirror: a folder at https:// with the same archives.
+    codes get a table of class names beside them, which train takes. HEELER_GET_URL names a
+    mirror: a folder at https:// with the same archives.
 
     \b
     Examples:
