@@ -118,6 +118,14 @@ Augment = Annotated[
     Literal["photo", "overhead", "document", "none"], typer.Option(help="How photos are varied while learning.")
 ]
 
+SetName = Annotated[str | None, typer.Argument(metavar="NAME", help="Name of the set; --list shows all.")]
+SetFolder = Annotated[
+    Path | None, typer.Option("--out", metavar="FOLDER", help="Folder to make. [default: one named like the set]")
+]
+ListSets = Annotated[
+    bool, typer.Option("--list", help="List the sets: size, photos, classes, licence. Fetches nothing.")
+]
+
 Sheet = Annotated[Path, typer.Option("--out", metavar="FILE", help="Sheet to write, .html or .png.")]
 Preset = Annotated[
     Literal["photo", "overhead", "document", "none"] | None,
@@ -142,12 +150,4 @@ Table = Annotated[str | None, typer.Option("--out", metavar="CSV", help="File to
 Top = Annotated[int, typer.Option(metavar="N", callback=between(1, 1000), help="Classes named for each photo.")]
 SortInto = Annotated[
     Path | None, typer.Option(metavar="FOLDER", help="Copy each photo into a folder of its class; overwrites nothing.")
-]
-
-SetName = Annotated[str | None, typer.Argument(metavar="NAME", help="Name of the set; --list shows all.")]
-SetFolder = Annotated[
-    Path | None, typer.Option("--out", metavar="FOLDER", help="Folder to make. [default: one named like the set]")
-]
-ListSets = Annotated[
-    bool, typer.Option("--list", help="List the sets: size, photos, classes, licence. Fetches nothing.")
 ]
