@@ -19,6 +19,7 @@ from heeler.data.sets import SETS
 FOLDER = "verbs"
 NOTES = Path(__file__).parent / FOLDER
 PLACE_OF_SETS = "<!-- the public sets -->"
+PLACE_OF_VERBS = "<!-- the verbs -->"
 
 
 def on_config(config: Any) -> Any:
@@ -39,6 +40,11 @@ def on_files(files: Any, config: Any) -> Any:
     for verb in verbs():
         files.append(File.generated(config, f"{FOLDER}/{verb}.md", content=page(verb)))
     return files
+
+
+def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
+    """List the verbs where a page asks for it."""
+    return markdown.replace(PLACE_OF_VERBS, _verbs()) if page.file.src_uri == f"{FOLDER}/index.md" else markdown
 
 
 def verbs() -> list[str]:
@@ -69,14 +75,9 @@ def page(verb: str) -> str:
 
 
 def _text(help_text: str) -> str:
-    """The paragraphs of a verb's help but its examples; those that are set line by line keep their lines."""
-    kept = [block.strip("\n") for block in help_text.split("\n\n") if "Examples:" not in block]
-    return "\n\n".join(
-        "  \n".join(html.escape(line, quote=False) for line in block.lstrip("\b\n").splitlines())
-        if block.startswith("\b")
-        else html.escape(" ".join(block.split()), quote=False)
-        for block in kept
-    )
+    """The paragraphs of a verb's help but its examples."""
+    kept = [block.replace("\b", "") for block in help_text.split("\n\n") if "Examples:" not in block]
+    return "\n\n".join(html.escape(" ".join(block.split()), quote=False) for block in kept)
 
 
 def _examples(help_text: str) -> str:
@@ -90,6 +91,14 @@ def _entry(name: str, text: str) -> str:
     name = re.sub(r"<(path|str|int|float)>", "", name).strip()
     text = html.escape(re.sub(r"\s+\[required\]", "", " ".join(text.split())), quote=False)
     return f"`{name}`\n:   {text}"
+
+
+def _verbs() -> str:
+    commands: Any = typer.main.get_command(build_app()).commands  # type: ignore[attr-defined]
+    rows = [
+        f"| [heeler {name}]({name}.md) | {_text(command.help).splitlines()[0]} |" for name, command in commands.items()
+    ]
+    return "\n".join(["| command | what it does |", "|---|---|", *rows])
 
 
 def _sets() -> str:
