@@ -17,7 +17,7 @@ import pytest
 import typer
 
 import heeler
-from heeler import options
+from heeler import errors, options
 from heeler.cli import build_app
 from heeler.data import archives, decode, download, fetch, split
 from heeler.data.sets import SETS
@@ -185,7 +185,7 @@ def test_every_public_name_is_on_the_page_of_the_api() -> None:
     text = (DOCS / "python.md").read_text(encoding="utf-8")
     assert [name for name in heeler.__all__ if f"`heeler.{name}`" not in text] == []
     for name in heeler.__all__:
-        value = getattr(heeler, name)
+        value = getattr(errors, name, None)
         if isinstance(value, type) and issubclass(value, HeelerError) and name != "Interrupted":
             assert re.search(rf"`heeler\.{name}` \| {value.exit_code} \|", text), name
 
