@@ -16,6 +16,7 @@ class TrainOptions:
     Args:
         out: run folder to make; ``runs/<source's name>-<n>`` where None.
         labels: CSV that renames, merges or drops class folders.
+        fixes: ``fixes.csv`` of an earlier run or check, whose decisions are applied.
         nested: the class is the whole path below the source, not its first level.
         test: share of the photos to keep for the headline figure, in [0, 1).
         valid: share of the rest to keep for choosing, in (0, 1).
@@ -35,6 +36,7 @@ class TrainOptions:
 
     out: Path | None = None
     labels: Path | None = None
+    fixes: Path | None = None
     nested: bool = False
     test: float = 0.2
     valid: float = 0.1
@@ -58,6 +60,7 @@ class TrainOptions:
                 **asdict(replace(self, out=None, resume=False, command=())),
                 "weights": str(self.weights),
                 "labels": str(self.labels),
+                "fixes": str(self.fixes),
             }
         )
 

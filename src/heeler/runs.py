@@ -10,12 +10,12 @@ import shutil
 from pathlib import Path
 
 from heeler.errors import UsageError
-from heeler.files import disk_errors, is_inside, write_json
+from heeler.files import disk_errors, is_inside, sha256_file, write_json
 from heeler.plans import Plan, TrainOptions, plan_from_json
 
 MAX_NAME_LETTERS = 80
 # What a run writes before its model.
-BEGINNINGS = ("run.json", "plan.json", "history.jsonl", "catalogue.csv")
+BEGINNINGS = ("run.json", "plan.json", "history.jsonl", "catalogue.csv", "fixes.csv")
 CHECKPOINT = "checkpoint"
 
 
@@ -42,6 +42,8 @@ def claim_run(options: TrainOptions, source: Path, name: str) -> Path:
             hint="choose a folder elsewhere with --out, or run the command from another folder",
         )
     begun = {"source": str(source.resolve()), "options": options.key}
+    if options.fixes:
+        begun["fixes"] = sha256_file(options.fixes)  # other decisions make other photos
     if options.resume:
         found = _begun_so([out] if out else _newest_first(run, plain), begun)
         if found is not None and not _is_going_on(found):

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from heeler.check import CheckResult
+    from heeler.deep import DeepResult
     from heeler.plans import Plan
 
 MAX_CLASSES_SHOWN = 20
@@ -129,6 +130,28 @@ def print_check(result: CheckResult, *, console: Console | None = None) -> None:
         _say_list(console, "training cannot start:", result.problems, limit, style="bold red")
     else:
         _say(console, "training can start", style="bold green")
+
+
+def print_deep(result: DeepResult, *, console: Console | None = None) -> None:
+    """Print what a check found, then what a network made of the photos, and what to do with it."""
+    from heeler.flaws import IN_WORDS, KINDS, OF_PAIRS
+
+    console = console or Console(highlight=False)
+    print_check(result.check, console=console)
+    if result.fixes is None:
+        _say(console, "a deep check needs photos that training could start with")
+        return
+    limit = MAX_LINES_SHOWN if console.is_terminal else sys.maxsize
+    for kind in KINDS:
+        if kind not in OF_PAIRS:  # these the check has told
+            fixes = [flaw.fix for flaw in result.flaws if flaw.kind == kind]
+            lines = [f"{fix.path} ({fix.given}): {fix.problem.removeprefix(f'{kind}: ')}" for fix in fixes]
+            _say_list(console, f"{len(lines):,} {IN_WORDS[kind]}:", lines, limit)
+    _say(console, f"fixes        {result.fixes} ({len(result.flaws):,} rows, the most important first)")
+    _say(console, "")
+    _say(console, "write relabel, drop or keep into the rows' last column, then train with:")
+    command = ["heeler", "train", result.check.source, "--fixes", os.fspath(result.fixes)]
+    _say(console, f"  {shlex.join(command)}", style="bold")
 
 
 def _findings(result: CheckResult) -> Iterator[tuple[str, Sequence[str]]]:

@@ -1,0 +1,173 @@
+"""Labels that are probably wrong, and photos that are like no others: arrays in, rows out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from heeler.errors import UsageError
+from heeler.records import FloatArray, IntArray
+
+__all__ = ["Outliers", "Suspects", "confident_labels", "find_outliers", "find_suspects", "label_quality"]
+
+# Neighbours whose mean distance says how alone a photo is: fewer, and two strangers of a kind hide each other.
+N_NEIGHBOURS = 5
+# Photos that neighbours are looked for among; with more, a sample of them says the same in a time that stays linear.
+MAX_REFERENCES = 4096
+# Rows compared at a time: 1024 x 4096 similarities are 16 MB.
+BLOCK = 1024
+# Robust standard deviations beyond the median from which a photo is an outlier.
+OUTLIER_DEVIATIONS = 5.0
+# Median absolute deviation to standard deviation, for a normal distribution.
+MAD_TO_STD = 1.4826
+# Fewer photos have no usual distance to compare with.
+MIN_PHOTOS = 20
+
+
+@dataclass(frozen=True)
+class Suspects:
+    """Photos whose label is probably wrong, the most suspicious first.
+
+    Args:
+        rows: (S,) int64 into the arrays that were judged.
+        likelier: (S,) int64, the class that each probably is.
+        quality: (S,) float32 in [0, 1], ascending; see ``label_quality``.
+    """
+
+    rows: IntArray
+    likelier: IntArray
+    quality: FloatArray
+
+
+@dataclass(frozen=True)
+class Outliers:
+    """Photos that are far from all others, the farthest first.
+
+    Args:
+        rows: (S,) int64 into the features that were judged.
+        distances: (S,) float32, descending; mean cosine distance to the nearest neighbours, in [0, 2].
+    """
+
+    rows: IntArray
+    distances: FloatArray
+
+
+def label_quality(probabilities: FloatArray, labels: IntArray) -> FloatArray:
+    """How well each label agrees with a model that did not see it.
+
+    Args:
+        probabilities: (N, K) float32 in [0, 1], out of fold.
+        labels: (N,) int64 in [0, K), as given.
+
+    Returns:
+        (N,) float32 in [0, 1]; low is suspicious. It is the normalised margin of C. Northcutt, L. Jiang and I. Chuang,
+        Confident learning: estimating uncertainty in dataset labels, JAIR 70, 2021: the probability of the given class
+        less that of the likeliest other, scaled from [-1, 1] to [0, 1].
+    """
+    rows = np.arange(len(labels))
+    others = probabilities.copy()
+    others[rows, labels] = -1
+    quality: FloatArray = ((probabilities[rows, labels] - others.max(axis=1) + 1) / 2).astype(np.float32)
+    return quality
+
+
+def confident_labels(probabilities: FloatArray, labels: IntArray) -> IntArray:
+    """The class that each photo belongs to with confidence, or -1.
+
+    Args:
+        probabilities: (N, K) float32 in [0, 1], out of fold.
+        labels: (N,) int64 in [0, K), as given.
+
+    Returns:
+        (N,) int64: the likeliest of the classes whose probability reaches the mean that photos given this class have
+        (Northcutt et al. 2021, equation 2). Counted by given class, these are the confident joint.
+    """
+    n_classes = probabilities.shape[1]
+    given = probabilities[np.arange(len(labels)), labels]
+    sizes = np.bincount(labels, minlength=n_classes)
+    thresholds = np.bincount(labels, weights=given, minlength=n_classes) / np.maximum(sizes, 1)
+    # A class that no photo was given has no photos to be confident by.
+    thresholds[sizes == 0] = np.inf
+    confident = np.where(probabilities >= thresholds.astype(np.float32), probabilities, -1)
+    found: IntArray = np.where(confident.max(axis=1) >= 0, confident.argmax(axis=1), -1).astype(np.int64)
+    return found
+
+
+def find_suspects(probabilities: FloatArray, labels: IntArray) -> Suspects:
+    """Photos that belong with confidence to another class than the given one.
+
+    These are the photos off the diagonal of the confident joint (Northcutt et al. 2021). Thresholds of each class's own
+    keep a class that the model is unsure of from being suspected as a whole.
+
+    Args:
+        probabilities: (N, K) float32 in [0, 1], of models that did not see the photo they judge.
+        labels: (N,) int64 in [0, K), as given.
+
+    Raises:
+        UsageError: the shapes do not fit together.
+    """
+    if probabilities.ndim != 2 or labels.shape != probabilities.shape[:1]:
+        raise UsageError(f"probabilities {probabilities.shape} do not fit labels {labels.shape}")
+    if not len(labels):
+        return Suspects(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.float32))
+    likelier = confident_labels(probabilities, labels)
+    quality = label_quality(probabilities, labels)
+    rows = np.flatnonzero((likelier >= 0) & (likelier != labels))
+    rows = rows[np.argsort(quality[rows], kind="stable")]
+    return Suspects(rows, likelier[rows], quality[rows])
+
+
+def neighbour_distances(features: FloatArray, *, seed: int = 0) -> FloatArray:
+    """Mean cosine distance of each photo to its nearest others.
+
+    Args:
+        features: (N, D) float32, N at least 2.
+        seed: of the sample that stands for all where there are more than ``MAX_REFERENCES``.
+
+    Returns:
+        (N,) float32 in [0, 2]. Distances to near neighbours in a network's features tell what is foreign to a set as
+        well as any density does, and assume nothing about the shape of a class: Y. Sun et al., Out-of-distribution
+        detection with deep nearest neighbors, ICML 2022.
+    """
+    n = len(features)
+    unit = features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
+    references = np.arange(n)
+    if n > MAX_REFERENCES:
+        references = np.sort(np.random.default_rng(seed).permutation(n)[:MAX_REFERENCES])
+    k = min(N_NEIGHBOURS, len(references) - 1)
+    among = unit[references].T
+    distances = np.empty(n, np.float32)
+    for start in range(0, n, BLOCK):
+        similar = unit[start : start + BLOCK] @ among
+        # Nobody is a neighbour of its own.
+        own = references[:, None] == np.arange(start, min(start + BLOCK, n))[None, :]
+        similar[own.T] = -2
+        nearest = np.partition(similar, len(references) - k, axis=1)[:, len(references) - k :]
+        distances[start : start + BLOCK] = 1 - nearest.mean(axis=1)
+    return distances
+
+
+def find_outliers(features: FloatArray) -> Outliers:
+    """Photos that are far from every class: from their nearest neighbours, whatever class these have.
+
+    Args:
+        features: (N, D) float32.
+
+    Returns:
+        Those whose distance lies more than ``OUTLIER_DEVIATIONS`` robust standard deviations above the median; none of
+        fewer than ``MIN_PHOTOS``.
+    """
+    if len(features) < MIN_PHOTOS:
+        return Outliers(np.empty(0, np.int64), np.empty(0, np.float32))
+    distances = neighbour_distances(features)
+    rows = np.flatnonzero(distances > robust_limit(distances, OUTLIER_DEVIATIONS))
+    rows = rows[np.argsort(-distances[rows], kind="stable")]
+    return Outliers(rows, distances[rows])
+
+
+def robust_limit(values: NDArray[np.float32], deviations: float) -> float:
+    """The median and so many robust standard deviations (1.4826 times the median absolute deviation)."""
+    median = float(np.median(values))
+    return median + deviations * MAD_TO_STD * float(np.median(np.abs(values - median)))
