@@ -41,8 +41,10 @@ TINY_PX = 64
 ODD_ASPECT = 3.0
 # How much more than the set's own a shape must differ, as a factor.
 ODD_FACTOR = 2.0
-# Blur in [0, 1], and robust standard deviations above the set's median.
-BLURRED = 0.9
+# Blur in [0, 1] that good photos do not reach (of 3,666 of clothes and leaves the sharp ones end at 0.74; averaged
+# over 2 pixels around each, most are above 0.8); blur that is one whatever is usual; and robust standard deviations
+# above the set's median.
+BLURRED, SURELY_BLURRED = 0.78, 0.93
 BLURRED_DEVIATIONS = 4.0
 
 
@@ -179,5 +181,7 @@ def _blurred(blur: FloatArray, contrast: FloatArray) -> tuple[list[int], list[st
         return [], []
     median = float(np.median(blur))
     spread = MAD_TO_STD * float(np.median(np.abs(blur - median)))
-    rows = _worst((blur > max(BLURRED, median + BLURRED_DEVIATIONS * spread)) & (contrast > FAINT_LEVELS), blur)
+    usual = median + BLURRED_DEVIATIONS * spread
+    limit = max(BLURRED, min(usual, SURELY_BLURRED) if median < BLURRED else usual)
+    rows = _worst((blur > limit) & (contrast > FAINT_LEVELS), blur)
     return rows, ["hardly any detail" for _ in rows]
