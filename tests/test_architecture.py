@@ -149,6 +149,8 @@ def test_train_alone_sees_all_rooms() -> None:
     assert seen.pop("heeler.preview") == {"data", "learn", "judge"}
     # The first half of a training and what it shows of the photos: it splits into folds, and fits a head out of fold.
     assert seen.pop("heeler.deep") == {"data", "learn"}
+    # What is wrong with photos: their copies are the data's to tell, the rest is a judgement.
+    assert seen.pop("heeler.flaws") == {"data", "judge"}
     assert {module: rooms for module, rooms in seen.items() if len(rooms) > 1} == {}
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,7 +10,7 @@ from typing import Any
 
 from heeler.clock import Clock
 from heeler.data.catalogue import read_source
-from heeler.data.duplicates import near_duplicates
+from heeler.data.duplicates import exact_duplicates, near_duplicates
 from heeler.data.pixels import Pixels, read_photos
 from heeler.data.split import MIN_PHOTOS_PER_CLASS, find_problems, split_photos
 from heeler.errors import DataError
@@ -175,15 +175,6 @@ def result_of(reading: Reading, clock: Clock) -> CheckResult:
         seconds=clock.totals()["total"],
         rates_per_s=clock.rates_per_s,
     )
-
-
-def exact_duplicates(catalogue: Catalogue) -> list[list[Photo]]:
-    """Groups of two or more photos with the same bytes, whatever became of them."""
-    by_content: dict[str, list[Photo]] = defaultdict(list)
-    for photo in catalogue.photos:
-        if photo.sha256 and photo.status != "unreadable":
-            by_content[photo.sha256].append(photo)
-    return [copies for copies in by_content.values() if len(copies) > 1]
 
 
 def conflicts(

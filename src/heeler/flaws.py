@@ -15,7 +15,7 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from heeler.check import exact_duplicates
+from heeler.data.duplicates import exact_duplicates
 from heeler.fixes import Fix, decisions, read_fixes, write_fixes
 from heeler.judge.quality import find_faults, measure_looks
 from heeler.judge.scores import fit_temperature, softmax
@@ -80,7 +80,7 @@ def find_flaws(photos: Photos, features: FloatArray, logits: FloatArray) -> list
         for row in find_outliers(features).rows
         if usable[row].path not in poor
     ]
-    in_test = {photo.path for photo, part in zip(usable, parts, strict=True) if part == "test"}
+    in_test = {path for path, part in photos.parts.items() if part == "test"}
     found = [*copies, *labels, *faults, *outliers]
     return [_flagged(one, in_test) for one in sorted(found, key=lambda one: KINDS.index(one.kind))]
 

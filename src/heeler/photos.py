@@ -17,7 +17,7 @@ from heeler.data.split import split_notes, split_photos
 from heeler.errors import DataError, UsageError
 from heeler.fixes import Fix, decisions, read_fixes
 from heeler.plans import TrainOptions
-from heeler.records import Catalogue, IntArray, Note, Photo, Preprocessing, Split, ignore_events
+from heeler.records import Catalogue, IntArray, Note, Part, Photo, Preprocessing, Split, ignore_events
 
 DROPPED, RELABELLED = "dropped by", "relabelled by"
 
@@ -40,6 +40,11 @@ class Photos:
     def n_classes(self) -> int:
         """K."""
         return len(self.catalogue.classes)
+
+    @property
+    def parts(self) -> dict[str, Part]:
+        """The part of each usable photo by its path."""
+        return dict(zip((photo.path for photo in self.catalogue.usable), self.split.part_of(), strict=True))
 
 
 def list_files(source: str | Path, options: TrainOptions, clock: Clock) -> Catalogue:
@@ -141,7 +146,7 @@ def count_changed_in_test(catalogue: Catalogue, split: Split, spec: Preprocessin
     Which dropped photos these are, a split of all photos with them tells; their pixels are those of an earlier run.
     """
     usable = catalogue.usable
-    n_relabelled = sum(usable[row].reason.startswith(RELABELLED) for row in split.test.tolist())
+    n_relabelled: int = sum(usable[row].reason.startswith(RELABELLED) for row in split.test)
     by_fixes = f"{DROPPED} {options.fixes.name}" if options.fixes else ""
     dropped = {photo.path for photo in catalogue.photos if by_fixes and photo.reason == by_fixes}
     if not dropped or not len(split.test):
@@ -154,4 +159,5 @@ def count_changed_in_test(catalogue: Catalogue, split: Split, spec: Preprocessin
         )
     except DataError:  # a copy of a dropped photo in another class can leave a class too small
         return n_relabelled
-    return n_relabelled + sum(everything.usable[row].path in dropped for row in before.test.tolist())
+    n_dropped: int = sum(everything.usable[row].path in dropped for row in before.test)
+    return n_relabelled + n_dropped

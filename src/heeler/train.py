@@ -111,8 +111,7 @@ def train(source: str | Path, options: TrainOptions | None = None, on_event: OnE
         catalogue, look, plan = plan_first(catalogue, look, saved_plan(run), options, clock)
         photos = read_and_split(catalogue, look.spec, options, clock)
         clock.log_to(run / "history.jsonl")
-        parts = dict(zip((photo.path for photo in photos.catalogue.usable), photos.split.part_of(), strict=True))
-        write_catalogue(run / "catalogue.csv", photos.catalogue, parts)
+        write_catalogue(run / "catalogue.csv", photos.catalogue, photos.parts)
 
         look, photos, plan = choose_look(plan, photos, look, options, clock)
         features, engine = all_features(photos, look, clock)

@@ -111,8 +111,8 @@ def blur_of(squares: ByteArray) -> FloatArray:
 def _squared_steps(lines: FloatArray, apart_px: int) -> FloatArray:
     """(B,) mean squared difference of pixels along lines (B, L, P), less what rounding to whole levels adds to it."""
     steps = lines[:, :, apart_px:] - lines[:, :, :-apart_px]
-    squared: FloatArray = np.einsum("blp,blp->b", steps, steps) / steps[0].size
-    return np.maximum(squared - ROUNDING, 0)
+    squared: FloatArray = np.maximum(np.einsum("blp,blp->b", steps, steps) / steps[0].size - ROUNDING, 0)
+    return squared
 
 
 def find_faults(looks: Looks, sizes_px: IntArray) -> list[Fault]:
