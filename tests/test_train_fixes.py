@@ -6,13 +6,18 @@ import csv
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from conftest import SMALL, TrainedRun, assert_clear, make_photos, run_heeler, scene, snapshot
+from heeler.errors import UsageError
 from heeler.fixes import Fix, read_fixes, write_fixes
+from heeler.flaws import Flaw, keep_flaws
+from heeler.plans import TrainOptions
+from heeler.runs import claim_run
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 PhotoFolder = Callable[..., Path]
@@ -143,6 +148,43 @@ def test_dropped_photos_of_a_drawn_test_part_are_counted_too(photo_folder: Photo
     for name, path, n in (("tested", tested, 1), ("learnt", learnt, 0)):
         table = decided(tmp_path / f"{name}.csv", **{path: "drop"})
         assert train(source, tmp_path / name, "--fixes", table)["n_test_changed"] == n
+
+
+def test_decisions_are_carried_over_and_not_asked_about_again(photo_folder: PhotoFolder, tmp_path: Path) -> None:
+    source = photo_folder(cat=8, coffee=8)
+    for number in (90, 91, 92):
+        scene("cat", number).save(source / "coffee" / f"{number}.jpg", quality=92)
+    train(source, tmp_path / "first")
+    table = tmp_path / "first" / "fixes.csv"
+    first, second, *others = read_fixes(table)
+    assert first.suggested and second.suggested
+    write_fixes(table, [replace(first, action="relabel"), replace(second, action="keep"), *others])
+    told = train(source, tmp_path / "second", "--fixes", table)
+    again = read_fixes(tmp_path / "second" / "fixes.csv")
+    assert again[-2:] == [replace(first, action="relabel"), replace(second, action="keep")]
+    assert not {first.path, second.path} & {fix.path for fix in again[:-2]}
+    assert sum(told["flaws"].values()) == len(again) - 2
+
+
+def test_a_table_in_which_somebody_decided_is_not_written_over(tmp_path: Path) -> None:
+    table = tmp_path / "fixes.csv"
+    flaws = [Flaw("label", Fix("a/1.jpg", "label: b at 90 %, a at 2 %", "a", "b"))]
+    write_fixes(table, [Fix("a/0.jpg", "dark", "a")])
+    keep_flaws(table, flaws)
+    assert read_fixes(table) == [flaws[0].fix]
+    write_fixes(table, [Fix("a/0.jpg", "dark", "a", "", "keep")])
+    keep_flaws(table, flaws)
+    assert [fix.path for fix in read_fixes(table)] == ["a/0.jpg"]
+
+
+def test_a_run_does_not_go_on_with_other_decisions(photo_folder: PhotoFolder, tmp_path: Path) -> None:
+    source = photo_folder(cat=3, coffee=3)
+    table = decided(tmp_path / "fixes.csv", **{"cat/0.jpg": "drop"})
+    options = TrainOptions(out=tmp_path / "run", fixes=table, resume=True)
+    assert claim_run(options, source, "photos") == claim_run(options, source, "photos")
+    decided(table, **{"cat/1.jpg": "drop"})
+    with pytest.raises(UsageError, match="holds something already"):
+        claim_run(options, source, "photos")
 
 
 def test_a_photo_that_is_not_there_is_told_and_changes_nothing(photo_folder: PhotoFolder, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from typing import Literal, get_args
 import numpy as np
 
 from heeler.data.duplicates import exact_duplicates
-from heeler.fixes import Fix, decisions, read_fixes, write_fixes
+from heeler.fixes import Fix, read_fixes, write_fixes
 from heeler.judge.quality import find_faults, measure_looks
 from heeler.judge.scores import fit_temperature, softmax
 from heeler.judge.suspects import find_outliers, find_suspects
@@ -107,15 +107,28 @@ def next_step(run: Path) -> str:
     return f"look at them with heeler fix {quoted}, then train again with --fixes {table}"
 
 
-def keep_flaws(file: Path, flaws: Sequence[Flaw]) -> None:
+def keep_flaws(file: Path, flaws: Sequence[Flaw], earlier: Path | None = None) -> list[Flaw]:
     """Write ``fixes.csv``, unless a person has decided something in the one that is there.
 
+    Args:
+        file: the table to write.
+        flaws: as they were found.
+        earlier: a table whose decisions were applied. They are carried over, so that the new table is all that the next
+            training needs, and nobody is asked about these photos again.
+
+    Returns:
+        The flaws of photos that nobody has decided about.
+
     Raises:
-        DataError: the file that is there is no such table.
+        DataError: a file that is there is no such table.
         ResourceError: the disk is full or the place cannot be written.
     """
-    if not (file.exists() and decisions(read_fixes(file))):
-        write_fixes(file, [flaw.fix for flaw in flaws])
+    decided = [fix for fix in read_fixes(earlier) if fix.action] if earlier else []
+    known = {fix.path for fix in decided}
+    new = [flaw for flaw in flaws if flaw.fix.path not in known]
+    if not (file.exists() and any(fix.action for fix in read_fixes(file))):
+        write_fixes(file, [*(flaw.fix for flaw in new), *decided])
+    return new
 
 
 def _flagged(flaw: Flaw, in_test: set[str]) -> Flaw:
@@ -131,10 +144,13 @@ def _labels(photos: Photos, logits: FloatArray) -> Iterator[Flaw]:
     suspects = find_suspects(probabilities, photos.labels)
     for row, likelier in zip(suspects.rows.tolist(), suspects.likelier.tolist(), strict=True):
         given, p = usable[row].label, probabilities[row]
-        problem = (
-            f"label: {classes[likelier]} at {100 * p[likelier]:.0f} %, {given} at {100 * p[photos.labels[row]]:.0f} %"
-        )
+        found, kept = _percent(p[likelier]), _percent(p[photos.labels[row]])
+        problem = f"label: {classes[likelier]} at {found}, {given} at {kept}"
         yield Flaw("label", Fix(usable[row].path, problem, given, classes[likelier]))
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.0f} %" if share >= 0.005 else "below 1 %"
 
 
 def _faults(photos: Photos) -> list[Flaw]:

@@ -117,7 +117,7 @@ def train(source: str | Path, options: TrainOptions | None = None, on_event: OnE
         features, engine = all_features(photos, look, clock)
         settings = {**_settings(options, look), "engine": engine, "split": photos.split.method}
         probe = probe_candidate(photos, look, features, options, clock)
-        flaws = note_flaws(run, photos, features, probe, clock)
+        flaws = note_flaws(run, photos, features, probe, options, clock)
         recipe, plan = tuning_recipe(photos, look, plan, options, clock)
         save_plan(run, plan)
 
@@ -173,7 +173,9 @@ def probe_candidate(photos: Photos, look: Look, features: FloatArray, options: T
     return Candidate("probe", with_head(look.backbone, head), head.logits(on_valid), head.logits(on_test), probe.logits)
 
 
-def note_flaws(run: Path, photos: Photos, features: FloatArray, probe: Candidate, clock: Clock) -> dict[str, int]:
+def note_flaws(
+    run: Path, photos: Photos, features: FloatArray, probe: Candidate, options: TrainOptions, clock: Clock
+) -> dict[str, int]:
     """Write what seems wrong with the photos and their labels into ``fixes.csv``, and count it by kind."""
     split = photos.split
     with clock.stage("find flaws", unit="") as tell:
@@ -181,8 +183,7 @@ def note_flaws(run: Path, photos: Photos, features: FloatArray, probe: Candidate
         logits[split.train], logits[split.valid], logits[split.test] = (
             probe.fold_logits, probe.valid_logits, probe.test_logits,
         )  # fmt: skip
-        flaws = find_flaws(photos, features, logits)
-        keep_flaws(run / "fixes.csv", flaws)
+        flaws = keep_flaws(run / "fixes.csv", find_flaws(photos, features, logits), options.fixes)
         if flaws:
             tell(Note(f"in the photos: {flaws_text(flaws)}; {next_step(run)}"))
     return count_kinds(flaws)
