@@ -127,6 +127,13 @@ Deep = Annotated[
 FixesOut = Annotated[
     Path | None, typer.Option("--out", metavar="FILE", help="Table that --deep writes. [default: fixes.csv]")
 ]
+SetName = Annotated[str | None, typer.Argument(metavar="NAME", help="Name of the set; --list shows all.")]
+SetFolder = Annotated[
+    Path | None, typer.Option("--out", metavar="FOLDER", help="Folder to make. [default: one named like the set]")
+]
+ListSets = Annotated[
+    bool, typer.Option("--list", help="List the sets: size, photos, classes, licence. Fetches nothing.")
+]
 
 Sheet = Annotated[Path, typer.Option("--out", metavar="FILE", help="Sheet to write, .html or .png.")]
 Preset = Annotated[
