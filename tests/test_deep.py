@@ -114,7 +114,8 @@ def test_people_read_what_was_found_and_what_to_do(
     assert "labels that may be wrong:" in done.out
     assert "coffee/a cat.jpg (coffee): cat at " in done.out
     assert "fixes        fixes.csv (" in done.out
-    assert f"heeler train {source} --fixes fixes.csv" in done.out
+    assert f"heeler fix fixes.csv --photos {source}\n" in done.out
+    assert f"heeler train {source} --fixes fixes.csv\n" in done.out
     assert (tmp_path / "fixes.csv").exists()
 
 

@@ -149,9 +149,10 @@ def print_deep(result: DeepResult, *, console: Console | None = None) -> None:
             _say_list(console, f"{len(lines):,} {IN_WORDS[kind]}:", lines, limit)
     _say(console, f"fixes        {result.fixes} ({len(result.flaws):,} rows, the most important first)")
     _say(console, "")
-    _say(console, "write relabel, drop or keep into the rows' last column, then train with:")
-    command = ["heeler", "train", result.check.source, "--fixes", os.fspath(result.fixes)]
-    _say(console, f"  {shlex.join(command)}", style="bold")
+    source, table = result.check.source, os.fspath(result.fixes)
+    _say(console, "decide about them in the browser, then train with what you decided:")
+    for command in (["heeler", "fix", table, "--photos", source], ["heeler", "train", source, "--fixes", table]):
+        _say(console, f"  {shlex.join(command)}", style="bold")
 
 
 def _findings(result: CheckResult) -> Iterator[tuple[str, Sequence[str]]]:
