@@ -7,6 +7,7 @@ import json
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
+from html import unescape
 from pathlib import Path
 from typing import Any
 
@@ -135,7 +136,9 @@ def test_changed_test_photos_are_counted(tmp_path: Path) -> None:
     }
     told = train(source, tmp_path / "run", "--fixes", decided(tmp_path / "fixes.csv", **actions))
     assert (told["n_test"], told["n_test_changed"]) == (5, 2)
-    assert "2 test photos were changed by fixes.csv" in told["notes"]
+    note = "2 test photos were changed by fixes.csv: the error is not of the same photos and labels as before"
+    assert note in told["notes"]
+    assert note in unescape((tmp_path / "run" / "report.html").read_text())
     assert train(source, tmp_path / "plain")["n_test_changed"] == 0
 
 

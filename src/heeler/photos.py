@@ -128,7 +128,8 @@ def read_and_split(catalogue: Catalogue, spec: Preprocessing, options: TrainOpti
         if options.fixes:
             n_test_changed = count_changed_in_test(catalogue, split, spec, options)
             if n_test_changed:
-                tell(Note(f"{n_test_changed:,} test photos were changed by {options.fixes.name}", "warning"))
+                text = f"{n_test_changed:,} test photos were changed by {options.fixes.name}"
+                tell(Note(f"{text}: the error is not of the same photos and labels as before", "warning"))
     if options.recipe.epochs and not len(split.test):
         raise UsageError("--test 0 leaves no photo to judge a tuned network by", hint="use --test 0.1, or --epochs 0")
     return Photos(catalogue, pixels, pairs, split, labels_of(catalogue), n_test_changed)

@@ -137,21 +137,22 @@ def neighbour_distances(features: FloatArray, *, seed: int = 0) -> FloatArray:
         detection with deep nearest neighbors, ICML 2022.
     """
     n = len(features)
-    unit = features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
+    lengths = np.maximum(np.sqrt(np.einsum("nd,nd->n", features, features)), 1e-12)[:, None]
     references = np.arange(n)
     if n > MAX_REFERENCES:
         references = np.sort(np.random.default_rng(seed).permutation(n)[:MAX_REFERENCES])
     k = min(N_NEIGHBOURS, len(references) - 1)
-    among = unit[references].T
+    among = (features[references] / lengths[references]).T
     place = np.full(n, -1)
     place[references] = np.arange(len(references))
     distances = np.empty(n, np.float32)
     for start in range(0, n, BLOCK):
-        similar = unit[start : start + BLOCK] @ among
-        own = place[start : start + BLOCK]
+        rows = slice(start, start + BLOCK)
+        similar = (features[rows] / lengths[rows]) @ among
+        own = place[rows]
         similar[np.flatnonzero(own >= 0), own[own >= 0]] = -2  # nobody is a neighbour of its own
         nearest = np.partition(similar, len(references) - k, axis=1)[:, len(references) - k :]
-        distances[start : start + BLOCK] = 1 - nearest.mean(axis=1)
+        distances[rows] = 1 - nearest.mean(axis=1)
     return distances
 
 
