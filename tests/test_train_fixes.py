@@ -63,7 +63,7 @@ def test_every_training_writes_what_it_found(photo_folder: PhotoFolder, tmp_path
     assert fixes[-1].path == "cat/copy.jpg" and fixes[-1].problem == "exact copy: same bytes as cat/0.jpg"
     notes = [note for note in told["notes"] if "heeler fix" in note]
     assert len(notes) == 1
-    assert "1 exact copies" in notes[0] and f"--fixes '{tmp_path / 'a run' / 'fixes.csv'}'" in notes[0]
+    assert "1 exact copy" in notes[0] and f"--fixes '{tmp_path / 'a run' / 'fixes.csv'}'" in notes[0]
     assert json.loads((tmp_path / "a run" / "result.json").read_text())["flaws"] == told["flaws"]
 
 

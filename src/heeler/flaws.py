@@ -29,19 +29,19 @@ Kind = Literal[
 ]  # fmt: skip
 # The most important first: what makes the error look lower than it is, then what teaches the wrong thing.
 KINDS: tuple[Kind, ...] = get_args(Kind)
-# What several photos of a kind are called.
-IN_WORDS: Mapping[Kind, str] = {
-    "across parts": "look-alikes in different parts",
-    "two classes": "look-alikes in different classes",
-    "label": "labels that may be wrong",
-    "blank": "blank",
-    "dark": "dark",
-    "tiny": "tiny",
-    "odd shape": "of an odd shape",
-    "blurred": "blurred",
-    "outlier": "unlike all others",
-    "near duplicate": "near duplicates",
-    "exact copy": "exact copies",
+# What one photo of a kind is called, and several are.
+IN_WORDS: Mapping[Kind, tuple[str, str]] = {
+    "across parts": ("look-alike in another part", "look-alikes in different parts"),
+    "two classes": ("look-alike in another class", "look-alikes in different classes"),
+    "label": ("label that may be wrong", "labels that may be wrong"),
+    "blank": ("blank", "blank"),
+    "dark": ("dark", "dark"),
+    "tiny": ("tiny", "tiny"),
+    "odd shape": ("of an odd shape", "of an odd shape"),
+    "blurred": ("blurred", "blurred"),
+    "outlier": ("unlike all others", "unlike all others"),
+    "near duplicate": ("near duplicate", "near duplicates"),
+    "exact copy": ("exact copy", "exact copies"),
 }
 # Kinds that are about two photos or more.
 OF_PAIRS: tuple[Kind, ...] = ("across parts", "two classes", "near duplicate", "exact copy")
@@ -98,7 +98,12 @@ def count_kinds(flaws: Sequence[Flaw]) -> dict[str, int]:
 
 def flaws_text(flaws: Sequence[Flaw]) -> str:
     """What was found, in one line: ``34 labels that may be wrong, 5 blurred``."""
-    return ", ".join(f"{n:,} {IN_WORDS[kind]}" for kind, n in count_kinds(flaws).items())  # type: ignore[index]
+    return ", ".join(counted(kind, n) for kind, n in count_kinds(flaws).items())  # type: ignore[arg-type]
+
+
+def counted(kind: Kind, n: int) -> str:
+    """So many photos of a kind, in words: ``5 blurred``."""
+    return f"{n:,} {IN_WORDS[kind][n != 1]}"
 
 
 def next_step(run: Path) -> str:

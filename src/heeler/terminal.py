@@ -134,7 +134,7 @@ def print_check(result: CheckResult, *, console: Console | None = None) -> None:
 
 def print_deep(result: DeepResult, *, console: Console | None = None) -> None:
     """Print what a check found, then what a network made of the photos, and what to do with it."""
-    from heeler.flaws import IN_WORDS, KINDS, OF_PAIRS
+    from heeler.flaws import KINDS, OF_PAIRS, counted
 
     console = console or Console(highlight=False)
     print_check(result.check, console=console)
@@ -146,7 +146,7 @@ def print_deep(result: DeepResult, *, console: Console | None = None) -> None:
         if kind not in OF_PAIRS:  # these the check has told
             fixes = [flaw.fix for flaw in result.flaws if flaw.kind == kind]
             lines = [f"{fix.path} ({fix.given}): {fix.problem.removeprefix(f'{kind}: ')}" for fix in fixes]
-            _say_list(console, f"{len(lines):,} {IN_WORDS[kind]}:", lines, limit)
+            _say_list(console, f"{counted(kind, len(lines))}:", lines, limit)
     _say(console, f"fixes        {result.fixes} ({len(result.flaws):,} rows, the most important first)")
     _say(console, "")
     source, table = result.check.source, os.fspath(result.fixes)

@@ -132,9 +132,9 @@ def neighbour_distances(features: FloatArray, *, seed: int = 0) -> FloatArray:
         seed: of the sample that stands for all where there are more than ``MAX_REFERENCES``.
 
     Returns:
-        (N,) float32 in [0, 2]. Distances to near neighbours in a network's features tell what is foreign to a set as
-        well as any density does, and assume nothing about the shape of a class: Y. Sun et al., Out-of-distribution
-        detection with deep nearest neighbors, ICML 2022.
+        (N,) float32 in [0, 2]. A distance to near neighbours in a network's features assumes nothing about the shape of
+        a class: Y. Sun et al., Out-of-distribution detection with deep nearest neighbors, ICML 2022. Against distances
+        to the classes themselves it was tried in docs/recipe.md.
     """
     n = len(features)
     lengths = np.maximum(np.sqrt(np.einsum("nd,nd->n", features, features)), 1e-12)[:, None]
