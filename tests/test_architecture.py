@@ -50,9 +50,11 @@ NEVER_TORCH = (
     "judge.advice",
     "judge.images",
     "judge.plots",
+    "judge.quality",
     "judge.report",
     "judge.scores",
     "judge.sheet",
+    "judge.suspects",
 )
 
 
@@ -150,6 +152,10 @@ def test_train_alone_sees_all_rooms() -> None:
     # Training again for a few steps, on the photos of a run; and the last layer alone, in scikit-learn's terms.
     assert seen.pop("heeler.ratetest") == {"data", "learn"}
     assert seen.pop("heeler.estimator") == {"data", "learn", "judge"}
+    # The first half of a training and what it shows of the photos: it splits into folds, and fits a head out of fold.
+    assert seen.pop("heeler.deep") == {"data", "learn"}
+    # What is wrong with photos: their copies are the data's to tell, the rest is a judgement.
+    assert seen.pop("heeler.flaws") == {"data", "judge"}
     assert {module: rooms for module, rooms in seen.items() if len(rooms) > 1} == {}
 
 
@@ -205,7 +211,9 @@ def test_importing_heeler_loads_no_torch() -> None:
 
 def test_importing_what_does_not_learn_loads_no_torch() -> None:
     light = [module for module in MODULES if room_of(module) in ("data", "judge") or module in BASE]
-    assert loaded_by(*light, "heeler.check", "heeler.doctor", "heeler.terminal", "heeler.ship.rows") == []
+    assert (
+        loaded_by(*light, "heeler.check", "heeler.doctor", "heeler.flaws", "heeler.terminal", "heeler.ship.rows") == []
+    )
 
 
 def run_here(code: str) -> str:

@@ -18,6 +18,7 @@ from heeler.learn.plan import (
     alternatives,
     choose,
     chosen_text,
+    flaws_s,
     forward_s,
     plan_rest,
     plan_run,
@@ -180,6 +181,16 @@ def test_tuning_leaves_time_to_judge_and_write() -> None:
     plan = planned(5, 3_000)
     assert tuning_s(plan, BASE, 100, 900) == pytest.approx(300 - 100 - 1.5 - 9 - WRITE_S)
     assert tuning_s(plan, BASE, 299, 900) < 0
+
+
+def test_the_time_to_look_for_flaws_is_planned() -> None:
+    assert 1 <= flaws_s(10_000) <= 2
+    probe_alone = planned(0.2, 300)
+    assert probe_alone.seconds_of("tune") == 0
+    assert probe_alone.seconds_of("finish") == pytest.approx(WRITE_S + flaws_s(300))
+    tuned = planned(5, 3_000)
+    judge_s = 1.5 + 2 * forward_s(RATES, tuned.first, round(0.28 * 3_000))
+    assert tuned.seconds_of("finish") == pytest.approx(WRITE_S + flaws_s(3_000) + judge_s)
 
 
 def test_a_plan_survives_being_kept() -> None:

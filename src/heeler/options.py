@@ -56,6 +56,9 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Tell warnings only w
 Source = Annotated[Path, typer.Argument(metavar="FOLDER", help="Folder, CSV, TSV, zip or tar of labelled photos.")]
 Run = Annotated[Path | None, typer.Option("--out", metavar="RUN", help="Folder to write. [default: runs/<name>-<n>]")]
 Labels = Annotated[Path | None, typer.Option(metavar="CSV", help="Table that renames, merges or drops classes.")]
+Fixes = Annotated[
+    Path | None, typer.Option(metavar="CSV", help="Decisions about photos to apply: the fixes.csv of a run or check.")
+]
 Nested = Annotated[
     bool, typer.Option("--nested", help="The class is the whole path below FOLDER, not its first level.")
 ]
@@ -129,6 +132,12 @@ Augment = Annotated[
     Literal["photo", "overhead", "document", "none"], typer.Option(help="How photos are varied while learning.")
 ]
 
+Deep = Annotated[
+    bool, typer.Option("--deep", help="Look at the photos with a network, too: suspicious labels, outliers, flaws.")
+]
+FixesOut = Annotated[
+    Path | None, typer.Option("--out", metavar="FILE", help="Table that --deep writes. [default: fixes.csv]")
+]
 SetName = Annotated[str | None, typer.Argument(metavar="NAME", help="Name of the set; --list shows all.")]
 SetFolder = Annotated[
     Path | None, typer.Option("--out", metavar="FOLDER", help="Folder to make. [default: one named like the set]")

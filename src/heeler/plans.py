@@ -62,6 +62,7 @@ class TrainOptions:
     Args:
         out: run folder to make; ``runs/<source's name>-<n>`` where None.
         labels: CSV, or (folder, class) pairs, that rename, merge or drop class folders.
+        fixes: ``fixes.csv`` of an earlier run or check, whose decisions are applied.
         nested: the class is the whole path below the source, not its first level.
         test: share of the photos to keep for the headline figure, in [0, 1).
         valid: share of the rest to keep for choosing, in (0, 1).
@@ -81,6 +82,7 @@ class TrainOptions:
 
     out: Path | None = None
     labels: LabelMap | None = None
+    fixes: Path | None = None
     nested: bool = False
     test: float = 0.2
     valid: float = 0.1
@@ -104,6 +106,7 @@ class TrainOptions:
                 **asdict(replace(self, out=None, resume=False, command=())),
                 "weights": str(self.weights),
                 "labels": str(self.labels),
+                "fixes": str(self.fixes),
             }
         )
 
@@ -120,11 +123,12 @@ class TrainOptions:
 
 def options_from_json(value: dict[str, Any]) -> TrainOptions:
     """Options that ``TrainOptions.to_json`` wrote."""
-    labels, weights = value["labels"], value["weights"]
+    labels, fixes, weights = value["labels"], value["fixes"], value["weights"]
     return TrainOptions(
         **{
             **value,
             "labels": Path(labels) if isinstance(labels, str) else labels and tuple(map(tuple, labels)),
+            "fixes": fixes and Path(fixes),
             "weights": weights and Path(weights),
             "alpha": tuple(value["alpha"]),
             "command": (),

@@ -310,7 +310,10 @@ class Prediction:
 
 @dataclass(frozen=True)
 class RunResult:
-    """What a training run made and how it went; ``seconds`` and ``rates_per_s`` are by stage."""
+    """What a training run made and how it went; ``seconds`` and ``rates_per_s`` are by stage.
+
+    ``flaws`` counts the problems in ``fixes.csv`` by kind; ``n_test_changed`` the test photos that fixes changed.
+    """
 
     run: Path
     model: Path
@@ -327,24 +330,22 @@ class RunResult:
     rates_per_s: dict[str, float]
     notes: tuple[str, ...] = field(default=())
     planned_s: dict[str, float] = field(default_factory=dict)
+    flaws: dict[str, int] = field(default_factory=dict)
+    n_test_changed: int = 0
 
     def to_json(self) -> dict[str, Any]:
         """The object that ``heeler train --json`` prints."""
+        paths = ("model", "report", "predictions", "run")
+        plain = ("chosen", "n_train", "n_valid", "n_test", "n_test_changed", "temperature", "flaws")
         return {
-            "model": str(self.model),
-            "report": str(self.report),
-            "predictions": str(self.predictions),
-            "run": str(self.run),
-            "chosen": self.chosen,
+            **{name: str(getattr(self, name)) for name in paths},
+            **{name: getattr(self, name) for name in plain},
+            "fixes": str(self.run / "fixes.csv"),
             "error": self.scores.error,
             "interval": list(self.scores.interval),
             "estimate": self.scores.estimate,
-            "n_train": self.n_train,
-            "n_valid": self.n_valid,
-            "n_test": self.n_test,
             "classes": list(self.classes),
             "ece": self.scores.ece,
-            "temperature": self.temperature,
             "seconds": {name: round(value, 3) for name, value in self.seconds.items()},
             "rates_per_s": {name: round(value, 1) for name, value in self.rates_per_s.items()},
             "planned_s": {name: round(value, 3) for name, value in self.planned_s.items()},
@@ -358,6 +359,7 @@ PLANNED_TOGETHER = {
     "load backbone": "prepare",
     "calibrate": "prepare",
     "choose engine": "features",
+    "find flaws": "finish",
     "judge": "finish",
     "predict": "finish",
     "write model": "finish",

@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from heeler.errors import UsageError
-from heeler.files import disk_errors, is_inside, write_json
+from heeler.files import disk_errors, is_inside, sha256_file, write_json
 from heeler.plans import Plan, TrainOptions, options_from_json, plan_from_json
 
 MAX_NAME_LETTERS = 80
 # What a run writes before its model.
-BEGINNINGS = ("run.json", "plan.json", "history.jsonl", "catalogue.csv")
+BEGINNINGS = ("run.json", "plan.json", "history.jsonl", "catalogue.csv", "fixes.csv")
 CHECKPOINT = "checkpoint"
 
 
@@ -43,6 +43,8 @@ def claim_run(options: TrainOptions, source: Path, name: str) -> Path:
             hint="choose a folder elsewhere with --out, or run the command from another folder",
         )
     begun = {"source": str(source.resolve()), "options": options.key, "asked": options.to_json()}
+    if options.fixes:
+        begun["fixes"] = sha256_file(options.fixes)  # other decisions make other photos
     if options.resume:
         found = _begun_so([out] if out else _newest_first(run, plain), begun)
         if found is not None and not _is_going_on(found):
@@ -129,7 +131,7 @@ def _begun_so(runs: list[Path], begun: dict[str, Any]) -> Path | None:
     for run in runs:
         with contextlib.suppress(OSError, ValueError, AttributeError):
             found = json.loads((run / "run.json").read_bytes())
-            if all(found.get(name) == begun[name] for name in ("source", "options")):
+            if all(found.get(name) == begun.get(name) for name in ("source", "options", "fixes")):
                 return run
     return None
 

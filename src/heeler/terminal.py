@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from heeler.check import CheckResult
+    from heeler.deep import DeepResult
     from heeler.plans import Plan
 
 MAX_CLASSES_SHOWN = 20
@@ -129,6 +130,29 @@ def print_check(result: CheckResult, *, console: Console | None = None) -> None:
         _say_list(console, "training cannot start:", result.problems, limit, style="bold red")
     else:
         _say(console, "training can start", style="bold green")
+
+
+def print_deep(result: DeepResult, *, console: Console | None = None) -> None:
+    """Print what a check found, then what a network made of the photos, and what to do with it."""
+    from heeler.flaws import KINDS, OF_PAIRS, counted
+
+    console = console or Console(highlight=False)
+    print_check(result.check, console=console)
+    if result.fixes is None:
+        _say(console, "a deep check needs photos that training could start with")
+        return
+    limit = MAX_LINES_SHOWN if console.is_terminal else sys.maxsize
+    for kind in KINDS:
+        if kind not in OF_PAIRS:  # these the check has told
+            fixes = [flaw.fix for flaw in result.flaws if flaw.kind == kind]
+            lines = [f"{fix.path} ({fix.given}): {fix.problem.removeprefix(f'{kind}: ')}" for fix in fixes]
+            _say_list(console, f"{counted(kind, len(lines))}:", lines, limit)
+    _say(console, f"fixes        {result.fixes} ({len(result.flaws):,} rows, the most important first)")
+    _say(console, "")
+    source, table = result.check.source, os.fspath(result.fixes)
+    _say(console, "decide about them in the browser, then train with what you decided:")
+    for command in (["heeler", "fix", table, "--photos", source], ["heeler", "train", source, "--fixes", table]):
+        _say(console, f"  {shlex.join(command)}", style="bold")
 
 
 def _findings(result: CheckResult) -> Iterator[tuple[str, Sequence[str]]]:

@@ -19,6 +19,7 @@ from heeler.clock import Clock
 from heeler.data.catalogue import write_catalogue
 from heeler.data.split import draw_folds
 from heeler.files import write_bytes, write_json
+from heeler.flaws import count_kinds, find_flaws, flaws_text, keep_flaws, next_step
 from heeler.follow import lead, require_first
 from heeler.judge.images import jpeg_bytes
 from heeler.judge.report import ReportContext, write_report
@@ -35,6 +36,7 @@ from heeler.plans import Plan, Recipe, TrainOptions
 from heeler.records import (
     FloatArray,
     IntArray,
+    Note,
     OnEvent,
     Prediction,
     Preprocessing,
@@ -55,12 +57,16 @@ SHEET_PHOTOS = 12
 
 @dataclass(frozen=True)
 class Candidate:
-    """A network that could be the result, and its logits (n, K) on the valid and the test part."""
+    """A network that could be the result, and its logits (n, K) on the valid and the test part.
+
+    The probe has ``fold_logits`` too: (n, K) on the train part, out of fold.
+    """
 
     name: Literal["probe", "tuned"]
     model: Any
     valid_logits: FloatArray
     test_logits: FloatArray
+    fold_logits: FloatArray | None = None
 
 
 @dataclass(frozen=True)
@@ -104,20 +110,20 @@ def train(source: str | Path, options: TrainOptions | None = None, on_event: OnE
         catalogue, look, plan = plan_first(catalogue, look, saved_plan(run), options, clock)
         photos = read_and_split(catalogue, look.spec, options, clock)
         clock.log_to(run / "history.jsonl")
-        parts = dict(zip((photo.path for photo in photos.catalogue.usable), photos.split.part_of(), strict=True))
-        write_catalogue(run / "catalogue.csv", photos.catalogue, parts)
+        write_catalogue(run / "catalogue.csv", photos.catalogue, photos.parts)
 
         look, photos, plan = choose_look(plan, photos, look, options, clock)
         features, engine = all_features(photos, look, clock)
         settings = {**_settings(options, look), "engine": engine, "split": photos.split.method}
         probe = probe_candidate(photos, look, features, options, clock)
+        flaws = note_flaws(run, photos, features, probe, options, clock)
         recipe, plan = tuning_recipe(photos, look, plan, options, clock)
         save_plan(run, plan)
 
         def deliver(candidates: Sequence[Candidate], tuned: Tuned | None = None) -> RunResult:
             with clock.stage("judge", unit=""):
                 verdict = judge(photos, look.backbone, features, candidates, options)
-            return write_everything(run, photos, verdict, tuned, look.spec, options, settings, plan, clock)
+            return write_everything(run, photos, verdict, tuned, look.spec, options, settings, flaws, plan, clock)
 
         if tunes := bool(recipe.epochs or recipe.budget_s):
             (run / CHECKPOINT).mkdir(exist_ok=True)
@@ -162,10 +168,24 @@ def probe_candidate(photos: Photos, look: Look, features: FloatArray, options: T
     with clock.stage("probe", unit=""):
         folds = draw_folds(photos.catalogue.usable, photos.pairs, split.train.tolist(), N_FOLDS, options.seed)
         probe = fit_probe(features[split.train], photos.labels[split.train], photos.n_classes, folds)
-    head = probe.head
-    return Candidate(
-        "probe", with_head(look.backbone, head), head.logits(features[split.valid]), head.logits(features[split.test])
-    )
+    head, on_valid, on_test = probe.head, features[split.valid], features[split.test]
+    return Candidate("probe", with_head(look.backbone, head), head.logits(on_valid), head.logits(on_test), probe.logits)
+
+
+def note_flaws(
+    run: Path, photos: Photos, features: FloatArray, probe: Candidate, options: TrainOptions, clock: Clock
+) -> dict[str, int]:
+    """Write what seems wrong with the photos and their labels into ``fixes.csv``, and count it by kind."""
+    split = photos.split
+    with clock.stage("find flaws", unit="") as tell:
+        logits = np.empty((len(photos.labels), photos.n_classes), np.float32)
+        logits[split.train], logits[split.valid], logits[split.test] = (
+            probe.fold_logits, probe.valid_logits, probe.test_logits,
+        )  # fmt: skip
+        flaws = keep_flaws(run / "fixes.csv", find_flaws(photos, features, logits), options.fixes)
+        if flaws:
+            tell(Note(f"in the photos: {flaws_text(flaws)}; {next_step(run)}"))
+    return count_kinds(flaws)
 
 
 def tune(
@@ -241,6 +261,7 @@ def write_everything(
     spec: Preprocessing,
     options: TrainOptions,
     settings: dict[str, str],
+    flaws: dict[str, int],
     plan: Plan | None,
     clock: Clock,
 ) -> RunResult:
@@ -262,6 +283,8 @@ def write_everything(
         rates_per_s={"train_step": 0.0, **clock.rates_per_s},
         notes=tuple(clock.notes),
         planned_s={stage.name: stage.seconds for stage in plan.stages} if plan else {},
+        flaws=flaws,
+        n_test_changed=photos.n_test_changed,
     )
     facts = {
         "scores": scores_to_json(scores),

@@ -27,6 +27,8 @@ FROZEN_SHARE = 0.85
 MIN_SAMPLE, MAX_SAMPLE = 160, 1500
 # Seconds of what is written, before tuning and after it: the bundle, the predictions, the report.
 WRITE_S = 0.5
+# Seconds to look for flaws: neighbours in feature space, blur, duplicates; before tuning.
+FLAWS_S_PER_PHOTO = 1.5e-4
 # Floating-point operations of the probe's choice of penalty for each photo, class and feature: 5 folds, 124 gradients.
 FIT_WORK = 5 * 124 * 4
 FIT_BASE_S = 0.8
@@ -53,6 +55,11 @@ def forward_per_s(rates: Rates, setting: Setting) -> float:
 def fit_s(rates: Rates, n_photos: int, n_classes: int, n_features: int = 1280) -> float:
     """Seconds to fit the linear head and to choose its penalty."""
     return FIT_BASE_S + FIT_WORK * n_photos * n_classes * n_features / rates.fit_per_s
+
+
+def flaws_s(n_photos: int) -> float:
+    """Seconds to look for flaws in photos and labels."""
+    return FLAWS_S_PER_PHOTO * n_photos
 
 
 def finish_s(rates: Rates, setting: Setting, n_judged: int) -> float:
@@ -135,7 +142,7 @@ def _after_choice(
         PlannedStage("features", features_s, f"{setting}, of the photos that were not tried"),
         PlannedStage("probe", fit_s(rates, n_photos, n_classes), "the last layer, its penalty by inner folds"),
         PlannedStage("tune", 0, ""),
-        PlannedStage("finish", WRITE_S, "judge, write the model, the predictions and the report"),
+        PlannedStage("finish", WRITE_S + flaws_s(n_photos), "judge, write the model, the predictions and the report"),
     ]
 
 
@@ -152,7 +159,7 @@ def _filled(plan: Plan, setting: Setting, late_s: float = 0) -> Plan:
     else:
         why = "too little time for two passes over the photos" if plan.may_tune else "no photo is left to judge it by"
         tune, judge_s = PlannedStage("tune", 0, f"nothing: {why}"), 0
-    rest = {"tune": tune, "finish": PlannedStage("finish", WRITE_S + judge_s, plan.stages[-1].why)}
+    rest = {"tune": tune, "finish": PlannedStage("finish", plan.stages[-1].seconds + judge_s, plan.stages[-1].why)}
     return replace(plan, stages=tuple(rest.get(stage.name, stage) for stage in plan.stages))
 
 
@@ -176,7 +183,7 @@ def _first_setting(left_s: float, n_found: int, n_classes: int, rates: Rates, ma
 
 def _pass_s(setting: Setting, n_photos: int, n_classes: int, rates: Rates) -> float:
     frozen_s = read_s(rates, n_photos) + forward_s(rates, setting, n_photos) + fit_s(rates, n_photos, n_classes)
-    return frozen_s + SPLIT_S_PER_PHOTO * n_photos
+    return frozen_s + SPLIT_S_PER_PHOTO * n_photos + flaws_s(n_photos)
 
 
 def _choice(
@@ -270,7 +277,7 @@ def choose(plan: Plan, trials: Sequence[Trial], elapsed_s: float, n_classes: int
     def left_s(trial: Trial) -> float:
         n_left = plan.n_read - trial.n_photos
         again_s = 0.0 if trial is first else n_left / plan.rates.decode_per_s
-        frozen_s = n_left / trial.rate_per_s + fit_s(plan.rates, plan.n_read, n_classes)
+        frozen_s = n_left / trial.rate_per_s + fit_s(plan.rates, plan.n_read, n_classes) + flaws_s(plan.n_read)
         return plan.budget_s - elapsed_s - WRITE_S - again_s - frozen_s
 
     def expected(trial: Trial) -> float:
