@@ -1,7 +1,8 @@
-"""Verbs that look at labelled photos without learning from them: check and preview."""
+"""Verbs that look at labelled photos without learning from them: check, fix and preview."""
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 from heeler import options
@@ -45,6 +46,52 @@ def check(
     else:
         print_check(result)
     return DataError.exit_code if result.problems else 0
+
+
+def fix(
+    run: options.Reviewed,
+    photos: options.PhotosNow = None,
+    write_clean: options.WriteClean = None,
+    no_browser: options.NoBrowser = False,
+    port: options.Port = 0,
+    json: options.Json = False,
+    debug: options.Debug = False,
+) -> int:
+    """Decide in the browser about photos that may be wrong: keep, relabel, drop.
+
+    RUN is the folder of a run that lists problems in its fixes.csv; or such a table alone, with
+    --photos. Each decision is saved there at once. The photos stay as they are. The page is
+    served on this machine only; Ctrl-C ends it.
+
+    \b
+    Examples:
+      heeler fix runs/photos-1
+      heeler fix fixes.csv --photos photos/
+      heeler fix runs/photos-1 --write-clean clean-photos
+    """
+    options.need(run, "the folder of a run, or a fixes.csv")
+    from heeler.review import clean_copy, open_browser, review
+    from heeler.stopping import stop_requests
+    from heeler.terminal import printable
+
+    if write_clean is not None:
+        copy = clean_copy(run, photos, write_clean)
+        told, answer = copy.told, copy.to_json()
+    else:
+
+        def on_address(address: str, n_photos: int) -> None:
+            print(f"{n_photos:,} photos to check: {address}\nCtrl-C ends it", file=sys.stderr, flush=True)
+            if not no_browser:
+                open_browser(address)
+
+        with stop_requests() as stop:
+            result = review(run, photos, on_address, stop, port)
+        told, answer = result.told, result.to_json()
+    if json:
+        print_json(answer)
+    else:
+        print(f"{printable(told)}\nnext:\n  {printable(answer['next'])}")
+    return 0
 
 
 def preview(
