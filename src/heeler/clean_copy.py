@@ -170,7 +170,8 @@ def _fill(folder: Path, photos: Sequence[Photo], *, may_link: bool) -> tuple[lis
     """Put the photos into ``folder``; the rows of the table, and how many are links."""
     homes = class_folders({photo.label for photo in photos})
     parts = {photo.part for photo in photos} - {None}
-    rows, n_linked, taken = [], 0, set[str]()
+    rows: list[tuple[str, str, str, str]] = []
+    n_linked, taken = 0, set[str]()
     for number, photo in enumerate(photos):
         # Parts that the user made stay parts; without a name, a photo of such a source is one to train or draw from.
         steps = ((photo.part or "train") if parts else "", homes[photo.label])

@@ -75,6 +75,7 @@ def serve(opened: Review, port: int = 0) -> Iterator[str]:
     try:
         yield f"http://{LOOPBACK}:{server.port}/{server.token}/"
     finally:
+        server.has_ended = True
         server.shutdown()
         server.server_close()
         for thread in threads:
@@ -152,6 +153,7 @@ class _Server(ThreadingTCPServer):
 
     def __init__(self, opened: Review, port: int) -> None:
         self.opened = opened
+        self.has_ended = False
         self.token = secrets.token_urlsafe(24)
         # Photos, then their twins.
         self.thumbs = Thumbs([*opened.files, *(twin[2] if twin else None for twin in opened.twins)])
@@ -195,6 +197,9 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
 
     def _respond(self, answer: Callable[[list[str]], None]) -> None:
+        if self._ours.has_ended:  # connections outlive the server that they were made to
+            self.close_connection = True
+            return
         refused = refusal(self.command, self.path, self.headers, self._ours.port, self._ours.token)
         if refused:
             self._refuse(refused)
@@ -227,10 +232,11 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _post(self, steps: list[str]) -> None:
         asked = _object_of(self.rfile.read(int(self.headers["Content-Length"])))
+        number: Any
         opened, decisions = self._ours.opened, self._ours.opened.decisions
         match steps:
             case ["decide"]:
-                number, action, label = asked.get("photo"), asked.get("action"), asked.get("class")
+                number, action, label = (asked.get(name) for name in ("photo", "action", "class"))
                 if not _is_row(number, len(decisions)) or action not in ACTIONS:
                     return self._refuse(Refused(HTTPStatus.BAD_REQUEST, "say which photo, and which action"))
                 if label is not None and not _is_row(label, len(opened.classes)):
