@@ -32,6 +32,7 @@ TUNED_SEED, N_TUNED = 7, 1000
 GOALS = {"quality 60": 0.95, "size x 0.7": 0.95, "mirrored": 0.90, "cropped by 5 %": 0.80}
 MOST_FALSE = 1 / 1000
 TILE_PX = 220
+MOST_SHOWN = 20
 
 
 def jpeg(image: Image.Image, quality: int = 90) -> bytes:
@@ -79,20 +80,26 @@ def measure(name: str, source: Path, spec: Preprocessing, n_wanted: int, seed: i
     pairs = near_duplicates(thumbs)
     seconds = time.perf_counter() - begun
     print(f"{name}, {spec.fit}: {len(pairs)} pairs among {len(photos):,} photos, {seconds:.2f} s")
-    for i, j in pairs[:40]:
-        print(f"  {photos[i].path} ~ {photos[j].path}")
+    for i, j in pairs[:MOST_SHOWN]:
+        print(f"  {short(photos[i])} ~ {short(photos[j])}")
     if sheets:
         write_sheet(sheets / f"{name}.jpg", photos, pairs)
     drawn, good = draw(len(photos), n_wanted, seed), True
+    if not drawn:
+        print("  the thresholds were set on all of these")
+        return True
     for row, change in changes(random.Random(seed)).items():
-        if not drawn:
-            continue
         copies = np.stack([thumb_of(change(open_rgb(photos[number])), spec) for number in drawn])
         found = near_duplicates(np.concatenate([thumbs, copies]))
         share, n_false = judge(found, set(pairs), drawn, len(photos))
         good &= share >= GOALS[row] and n_false <= MOST_FALSE * len(drawn)
         print(f"  {row:<15} found {share:6.1%} of {len(drawn)}   with others {n_false}   goal {GOALS[row]:.0%}")
     return good
+
+
+def short(photo: Photo) -> str:
+    """A photo's path, without the folders above the set."""
+    return photo.file.name if Path(photo.path).is_absolute() else photo.path
 
 
 def judge(found: Sequence[tuple[int, int]], known: set[tuple[int, int]], drawn: list[int], n: int) -> tuple[float, int]:
