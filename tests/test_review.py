@@ -454,7 +454,7 @@ def test_ctrl_c_ends_it_with_the_counts_and_the_next_command(run: Path, tmp_path
 
 def test_json_is_printed_at_the_end_alone(run: Path) -> None:
     code, out, _ = Fixing(run, "--json").end(signal.SIGTERM)
-    assert code == 0
+    assert code == 143
     found = json.loads(out)
     assert {key: found[key] for key in found if key.startswith("n_")} == {
         "n_keep": 0, "n_relabel": 0, "n_drop": 0, "n_undecided": 4

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from pathlib import Path
 
@@ -57,11 +58,12 @@ def fix(
     json: options.Json = False,
     debug: options.Debug = False,
 ) -> int:
-    """Decide in the browser about photos that may be wrong: keep, relabel, drop.
+    """Decide about photos that may be wrong, in the browser.
 
     RUN is the folder of a run that lists problems in its fixes.csv; or such a table alone, with
-    --photos. Each decision is saved there at once. The photos stay as they are. The page is
-    served on this machine only; Ctrl-C ends it.
+    --photos. Keep, relabel or drop: each decision is saved there at once, and the photos stay as
+    they are. The page is served on this machine only; Ctrl-C ends it. To open it from another
+    one, give --port 8000 and forward it: ssh -L 8000:127.0.0.1:8000 NAME.
 
     \b
     Examples:
@@ -70,6 +72,7 @@ def fix(
       heeler fix runs/photos-1 --write-clean clean-photos
     """
     options.need(run, "the folder of a run, or a fixes.csv")
+    code = 0
     from heeler.review import clean_copy, open_browser, review
     from heeler.stopping import stop_requests
     from heeler.terminal import printable
@@ -86,12 +89,13 @@ def fix(
 
         with stop_requests() as stop:
             result = review(run, photos, on_address, stop, port)
+        code = 128 + stop.signum if stop.signum == signal.SIGTERM else 0  # Ctrl-C is how it is meant to end
         told, answer = result.told, result.to_json()
     if json:
         print_json(answer)
     else:
         print(f"{printable(told)}\nnext:\n  {printable(answer['next'])}")
-    return 0
+    return code
 
 
 def preview(
