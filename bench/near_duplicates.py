@@ -22,7 +22,7 @@ from heeler.data.catalogue import read_source
 from heeler.data.decode import decode
 from heeler.data.duplicates import near_duplicates, thumbnails
 from heeler.data.pixels import read_photos
-from heeler.data.square import upright
+from heeler.data.square import upright, without_padding
 from heeler.demo import prepare_demo
 from heeler.files import cache_root
 from heeler.records import ByteArray, Photo, Preprocessing, ignore_events
@@ -125,8 +125,10 @@ def open_rgb(photo: Photo) -> Image.Image:
 
 def thumb_of(data: bytes, spec: Preprocessing) -> ByteArray:
     """The (32, 32) miniature of a file."""
-    made: ByteArray = thumbnails(decode(data, spec).pixels[None])[0]
-    return made
+    made = decode(data, spec)
+    shown = without_padding(made.pixels, (made.width_px, made.height_px)) if spec.fit == "pad" else made.pixels
+    thumb: ByteArray = thumbnails(shown[None])[0]
+    return thumb
 
 
 def write_sheet(file: Path, photos: Sequence[Photo], pairs: Sequence[tuple[int, int]]) -> None:

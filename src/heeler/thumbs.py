@@ -12,9 +12,10 @@ from pathlib import Path
 from PIL import Image
 
 from heeler.data.decode import decode, open_image
+from heeler.data.square import without_padding
 from heeler.errors import UnreadableError
 from heeler.files import n_cores, read_regular
-from heeler.records import ByteArray, Preprocessing
+from heeler.records import Preprocessing
 
 SMALL_PX, LARGE_PX = 320, 1280
 MAX_CACHED_BYTES = 64 << 20
@@ -73,13 +74,6 @@ def _jpeg_of(data: bytes, side_px: int) -> bytes:
     side_px = min(side_px, max(opened.width_px, opened.height_px))
     decoded = decode(data, Preprocessing(image_px=side_px, fit="pad", interpolation="bilinear"))
     file = io.BytesIO()
-    image = Image.fromarray(_without_padding(decoded.pixels, decoded.width_px, decoded.height_px))
-    image.save(file, "JPEG", quality=85)
+    photo = without_padding(decoded.pixels, (decoded.width_px, decoded.height_px))
+    Image.fromarray(photo).save(file, "JPEG", quality=85)
     return file.getvalue()
-
-
-def _without_padding(square: ByteArray, width_px: int, height_px: int) -> ByteArray:
-    side, long = len(square), max(width_px, height_px)
-    width, height = (max(1, round(length * side / long)) for length in (width_px, height_px))
-    top, left = (side - height) // 2, (side - width) // 2
-    return square[top : top + height, left : left + width]
