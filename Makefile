@@ -1,10 +1,11 @@
 # make demo   a virtual environment, heeler, and a model trained on real photos
 # make test   what continuous integration runs: lint, types, tests
+# make docs   the pages of docs/ as a site in site/; a broken link fails
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint types unit clean
+.PHONY: demo test lint types unit docs clean
 
 demo: $(VENV)/.installed-demo
 	$(BIN)/heeler demo
@@ -21,6 +22,9 @@ types: $(VENV)/.installed-dev
 unit: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -q
 
+docs: $(VENV)/.installed-docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
@@ -28,9 +32,13 @@ $(VENV)/.installed-demo: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install -q -e ".[demo]"
 	touch $@
 
+$(VENV)/.installed-docs: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install -q -e ".[docs]"
+	touch $@
+
 $(VENV)/.installed-dev: pyproject.toml | $(BIN)/python
-	$(BIN)/python -m pip install -q -e ".[demo,heic,lite1,openvino,dev]"
+	$(BIN)/python -m pip install -q -e ".[demo,docs,heic,lite1,openvino,dev]"
 	touch $@
 
 clean:
-	rm -rf $(VENV) runs
+	rm -rf $(VENV) runs site

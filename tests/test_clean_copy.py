@@ -122,6 +122,17 @@ def test_copies_count_once_and_decisions_settle_those_in_two_classes(
     assert "cat/2.jpg" in [photo.path for photo in cleaned(catalogue.photos, dropped)]
 
 
+def test_what_is_decided_by_now_counts_and_not_what_was_when_it_was_trained() -> None:
+    photos = [
+        Photo("a/1.jpg", Path("1"), "b", reason="relabelled by fixes.csv, was a"),
+        Photo("a/2.jpg", Path("2"), "a", status="left_out", reason="dropped by fixes.csv"),
+        Photo("a/3.jpg", Path("3"), "a", status="left_out", reason="dropped by fixes.csv"),
+    ]
+    fixes = [Fix("a/1.jpg", "label", "a", "b"), Fix("a/2.jpg", "dark", "a", "", "keep")]
+    kept = cleaned(photos, {fix.path: fix for fix in fixes})
+    assert [(photo.path, photo.label) for photo in kept] == [("a/1.jpg", "a"), ("a/2.jpg", "a")]
+
+
 def test_what_training_could_not_use_is_not_copied() -> None:
     photos = [
         Photo("a/1.jpg", Path("1"), "a"),

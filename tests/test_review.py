@@ -22,7 +22,7 @@ from conftest import assert_clear, run_heeler, scene, snapshot
 from heeler.deciding import Decisions
 from heeler.errors import DataError, HeelerError, UnreadableError, UsageError
 from heeler.fixes import Fix, read_fixes, write_fixes
-from heeler.review import open_review
+from heeler.review import _split_problem, open_review
 from heeler.serve_review import MAX_BODY_BYTES
 from heeler.thumbs import LARGE_PX, SMALL_PX, Thumbs
 from images import HOSTILE_NAMES, cat, encode, stored_turned
@@ -119,6 +119,23 @@ def test_a_catalogue_cannot_open_what_the_source_does_not(tmp_path: Path, photo_
     text = (run / "catalogue.csv").read_text()
     (run / "catalogue.csv").write_text(text + f"../secret.jpg,cat,,,,,,,ok,\n{secret},cat,,,,,,,ok,\n")
     assert open_review(run).files[:2] == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("problem", "kind", "twin"),
+    [
+        ("label: a at 97 %, near duplicate of b/1.jpg at 2 %", "label", ""),
+        ("near duplicate: looks like b/1.jpg", "near duplicate", "b/1.jpg"),
+        ("across parts: looks like b/1.jpg (valid, dog) (test photo)", "across parts", "b/1.jpg"),
+        ("two classes: same file as b/a (1) of 2.jpg (dog)", "two classes", "b/a (1) of 2.jpg"),
+        ("near duplicate of b/1.jpg", "near duplicate", "b/1.jpg"),
+        ("blurred: sharper ones are 12 times as sharp", "blurred", ""),
+        ("dark (test photo)", "dark", ""),
+        ("", "", ""),
+    ],
+)
+def test_a_problem_has_a_kind_and_may_name_another_photo(problem: str, kind: str, twin: str) -> None:
+    assert _split_problem(problem, {"b/1.jpg", "b/a (1) of 2.jpg"}) == (kind, twin)
 
 
 # Decisions

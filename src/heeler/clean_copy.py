@@ -71,7 +71,7 @@ class CleanCopy:
         }
 
 
-def write_clean(catalogue: Catalogue, decided: Mapping[str, Fix], folder: Path) -> CleanCopy:
+def write_clean(catalogue: Catalogue, fixes: Mapping[str, Fix], folder: Path) -> CleanCopy:
     """Write the photos that training would use, in the classes that were decided.
 
     Hard links where the disk allows, else copies: of another disk, and of what an archive was unpacked to, which must
@@ -79,7 +79,7 @@ def write_clean(catalogue: Catalogue, decided: Mapping[str, Fix], folder: Path) 
 
     Args:
         catalogue: the photos and where they are.
-        decided: by path, as ``fixes.decisions`` gives them.
+        fixes: of each photo that has any, by path; the one that decides about it.
         folder: to make; it may be there, empty.
 
     Raises:
@@ -88,7 +88,7 @@ def write_clean(catalogue: Catalogue, decided: Mapping[str, Fix], folder: Path) 
     """
     source = Path(catalogue.source)
     _require_place(folder, source, catalogue.photos)
-    photos = cleaned(catalogue.photos, decided)
+    photos = cleaned(catalogue.photos, fixes)
     partial = folder.with_name(folder.name + ".partial")
     with disk_errors(partial):
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -112,7 +112,7 @@ def write_clean(catalogue: Catalogue, decided: Mapping[str, Fix], folder: Path) 
         shutil.rmtree(partial, ignore_errors=True)
         raise
     found = {photo.path: photo for photo in catalogue.photos}
-    n_dropped = sum(path in found and fix.action == "drop" for path, fix in decided.items())
+    n_dropped = sum(path in found and fix.action == "drop" for path, fix in fixes.items())
     return CleanCopy(
         folder=folder,
         n_linked=n_linked,
@@ -124,20 +124,22 @@ def write_clean(catalogue: Catalogue, decided: Mapping[str, Fix], folder: Path) 
     )
 
 
-def cleaned(photos: Iterable[Photo], decided: Mapping[str, Fix]) -> list[Photo]:
+def cleaned(photos: Iterable[Photo], fixes: Mapping[str, Fix]) -> list[Photo]:
     """The photos that training would use after the decisions, with their classes, in path order.
 
     Args:
         photos: of a catalogue.
-        decided: by path.
+        fixes: by path.
     """
     after = []
     for photo in photos:
-        fix = decided.get(photo.path)
-        label = fix.suggested if fix and fix.action == "relabel" else photo.label
+        fix = fixes.get(photo.path)
+        # A run that was trained with decisions has catalogued them; what counts is what is decided by now.
+        own = fix.given if fix and fix.given else photo.label
+        label = fix.suggested if fix and fix.action == "relabel" else own
         # What was left out for the sake of its copies is looked at again: the copies may have gone, or been relabelled.
-        was_used = photo.status in ("ok", "duplicate") or photo.reason.startswith(("same bytes", NOT_READ))
-        if was_used and label and not (fix and fix.action == "drop"):
+        again = photo.reason.startswith(("same bytes", NOT_READ)) or (fix and photo.reason.startswith("dropped by"))
+        if (photo.status in ("ok", "duplicate") or again) and label and not (fix and fix.action == "drop"):
             after.append(replace(photo, label=label, status="ok", reason=""))
     return [photo for photo in mark_duplicates(after) if photo.status == "ok"]
 

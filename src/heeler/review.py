@@ -21,7 +21,7 @@ from heeler.clean_copy import CleanCopy, write_clean
 from heeler.data.catalogue import read_source, recall_catalogue
 from heeler.deciding import Decisions
 from heeler.errors import DataError, UsageError
-from heeler.fixes import decisions, read_fixes
+from heeler.fixes import Fix, read_fixes
 from heeler.records import Catalogue
 
 # Seconds between two looks at whether the user wants the end.
@@ -171,7 +171,11 @@ def clean_copy(run: Path, photos: Path | None, folder: Path) -> CleanCopy:
         folder: to make.
     """
     opened = open_review(run, photos)
-    return write_clean(opened.catalogue, decisions(read_fixes(opened.decisions.file)), folder)
+    deciding: dict[str, Fix] = {}
+    for fix in read_fixes(opened.decisions.file):
+        if fix.action or fix.path not in deciding:
+            deciding[fix.path] = fix
+    return write_clean(opened.catalogue, deciding, folder)
 
 
 def open_browser(address: str) -> None:
@@ -193,10 +197,16 @@ def _source_of(run: Path) -> Path:
 
 
 def _split_problem(problem: str, paths: Container[str]) -> tuple[str, str]:
-    """The kind of a problem, and the photo that its words name, as in "near duplicate of cat/3.jpg"; "" for none."""
+    """The kind of a problem, and the photo that its words name; "" for none.
+
+    Of ``near duplicate: looks like cat/3.jpg (valid, dog)`` these are ``near duplicate`` and ``cat/3.jpg``.
+    """
+    kind = re.split(r"[:(,]", problem, maxsplit=1)[0].strip()
     for space in re.finditer(" ", problem):
         rest = problem[space.end() :]
-        for twin in (rest, rest.rpartition(" (")[0], rest.rpartition(", ")[0], rest.rpartition(": ")[0]):
-            if twin and twin in paths:
-                return re.sub(r"( (of|as|to|with|like)|[:,(])*$", "", problem[: space.start()]), twin
-    return re.split(r"[:(,]", problem, maxsplit=1)[0].strip(), ""
+        while rest:
+            if rest in paths:
+                before = re.sub(r"( (of|as|to|with|like)|[:,(])*$", "", problem[: space.start()])
+                return min(kind, before, key=len), rest
+            rest = rest.rpartition(" (")[0] if rest.endswith(")") else ""
+    return kind, ""
