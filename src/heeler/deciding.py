@@ -72,7 +72,8 @@ class Decisions:
 
     def suspect(self, number: int) -> Suspect:
         """Photo ``number``, in the order in which the table first names each."""
-        fixes = [self._fixes[row] for row in self._rows[number]]
+        with self._lock:  # what is on disk already must not be told as it was before
+            fixes = [self._fixes[row] for row in self._rows[number]]
         decided = next((fix for fix in fixes if fix.action), None)
         suggestion = decided if decided and decided.suggested else next((fix for fix in fixes if fix.suggested), None)
         return Suspect(
