@@ -174,3 +174,13 @@ Top = Annotated[int, typer.Option(metavar="N", callback=between(1, 1000), help="
 SortInto = Annotated[
     Path | None, typer.Option(metavar="FOLDER", help="Copy each photo into a folder of its class; overwrites nothing.")
 ]
+
+Reviewed = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run, or a fixes.csv.")]
+PhotosNow = Annotated[
+    Path | None, typer.Option("--photos", metavar="FOLDER", help="Where the photos are. [default: where RUN had them]")
+]
+WriteClean = Annotated[
+    Path | None, typer.Option(metavar="COPY", help="Write the photos as decided to a new folder; open no page.")
+]
+NoBrowser = Annotated[bool, typer.Option("--no-browser", help="Print the page's address; open no browser.")]
+Port = Annotated[int, typer.Option(metavar="N", callback=between(0, 65_535), help="Port on loopback; 0: any free one.")]

@@ -5,6 +5,7 @@ No photo is opened here and nothing is written to the source; a later pass reads
 
 from __future__ import annotations
 
+import csv
 import os
 import re
 from collections import Counter
@@ -23,11 +24,12 @@ from heeler.files import write_csv
 from heeler.plans import LabelMap
 from heeler.records import Catalogue, Part, Photo
 
-__all__ = ["read_source", "write_catalogue"]
+__all__ = ["read_source", "recall_catalogue", "write_catalogue"]
 
 BESIDE_CLASSES = "beside the class folders, in none of them"
 EMPTY_CLASS = "an empty class: no photo in this folder"
 EMPTY_PART = "an empty part: no photo in this folder"
+NOT_READ = "not read: the minutes were too short for all photos"
 LAYOUT_HINT = "make a folder for each class and move the photos there (cat/1.jpg, dog/2.jpg), or list them in a CSV"
 COLUMNS = ("path", "class", "split", "group", "sha256", "width", "height", "format", "status", "reason")
 
@@ -94,6 +96,50 @@ def write_catalogue(path: Path, catalogue: Catalogue, parts: Mapping[str, str] |
     write_csv(path, COLUMNS, map(row, catalogue.photos))
 
 
+def recall_catalogue(source: Path, table: Path) -> Catalogue:
+    """List a source again, and say of its files what an earlier run has found.
+
+    Args:
+        source: the folder, table or archive of that run, perhaps at another place by now.
+        table: the run's ``catalogue.csv``.
+
+    Returns:
+        The photos that both name: file and part (the user's own) from the source; class, group, hash, format and
+        verdict from the table.
+
+    Raises:
+        UsageError: the source is not there.
+        DataError: the source cannot be listed, or the table is none.
+    """
+    rows = _catalogue_rows(table)
+    listed = read_source(source)
+    photos = tuple(_recalled(photo, rows[photo.path]) for photo in listed.photos if photo.path in rows)
+    if not photos:
+        raise DataError(
+            f"{source} has none of the {len(rows):,} files in {table}",
+            hint="name the folder that they are in now",
+        )
+    return replace(listed, photos=photos)
+
+
+def _catalogue_rows(table: Path) -> dict[str, dict[str, str]]:
+    hint = "name the folder of a run, as heeler wrote it"
+    try:
+        with table.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
+            rows = list(csv.DictReader(file, restval=""))
+    except (OSError, csv.Error) as error:
+        raise DataError(f"{table} cannot be read: {error}", hint=hint) from error
+    if not rows or set(COLUMNS) - rows[0].keys():
+        raise DataError(f"{table} is no catalogue of a run", hint=hint)
+    return {row["path"]: row for row in rows}
+
+
+def _recalled(photo: Photo, row: dict[str, str]) -> Photo:
+    known = replace(photo, label=row["class"], group=row["group"], sha256=row["sha256"], format=row["format"])
+    # A link out of the source, say, stays closed whatever the table claims.
+    return known if photo.status != "ok" else replace(known, status=row["status"], reason=row["reason"])  # type: ignore[arg-type]
+
+
 def thin_catalogue(catalogue: Catalogue, n_wanted: int, n_least: int, seed: int) -> Catalogue:
     """A catalogue of which about ``n_wanted`` photos will be read: a share of each class and part; the others say so.
 
@@ -107,11 +153,10 @@ def thin_catalogue(catalogue: Catalogue, n_wanted: int, n_least: int, seed: int)
     cells = sorted({(photo.label, photo.part or "") for photo in candidates})
     labels = np.array([cells.index((photo.label, photo.part or "")) for photo in candidates], dtype=np.int64)
     kept = {candidates[row].path for row in draw_share(labels, n_wanted, n_least, seed)}
-    reason = "not read: the minutes were too short for all photos"
     return replace(
         catalogue,
         photos=tuple(
-            photo if photo.status != "ok" or photo.path in kept else replace(photo, status="left_out", reason=reason)
+            photo if photo.status != "ok" or photo.path in kept else replace(photo, status="left_out", reason=NOT_READ)
             for photo in catalogue.photos
         ),
     )

@@ -32,7 +32,8 @@ FLAWS_S_PER_PHOTO = 1.5e-4
 # Floating-point operations of the probe's choice of penalty for each photo, class and feature: 5 folds, 124 gradients.
 FIT_WORK = 5 * 124 * 4
 FIT_BASE_S = 0.8
-SPLIT_S_PER_PHOTO = 5e-5
+# Near duplicates: each pair of photos is glanced at.
+SPLIT_S_PER_PHOTO, SPLIT_S_PER_PAIR = 4e-5, 5e-9
 # At least so many photos of a class are read where the budget is too short for all.
 MIN_OF_CLASS = 20
 
@@ -40,6 +41,11 @@ MIN_OF_CLASS = 20
 def read_s(rates: Rates, n_photos: int) -> float:
     """Seconds to read some photos for the first time."""
     return n_photos * (1 - rates.known) / rates.decode_per_s
+
+
+def split_s(n_photos: int) -> float:
+    """Seconds to find near duplicates and to give each photo its part."""
+    return SPLIT_S_PER_PHOTO * n_photos + SPLIT_S_PER_PAIR * n_photos**2 / 2
 
 
 def forward_s(rates: Rates, setting: Setting, n_photos: int) -> float:
@@ -97,7 +103,7 @@ def plan_run(
     before = [
         PlannedStage("prepare", elapsed_s, "list the files, load the network, time this machine"),
         PlannedStage("decode", read_s(rates, n_read), f"{few} at {rates.decode_per_s:,.0f}/s{known}"),
-        PlannedStage("split", SPLIT_S_PER_PHOTO * n_read, "parts for learning, choosing, judging; near duplicates"),
+        PlannedStage("split", split_s(n_read), "parts for learning, choosing, judging; near duplicates"),
     ]
 
     def with_choice(share: float) -> Plan:
@@ -183,7 +189,7 @@ def _first_setting(left_s: float, n_found: int, n_classes: int, rates: Rates, ma
 
 def _pass_s(setting: Setting, n_photos: int, n_classes: int, rates: Rates) -> float:
     frozen_s = read_s(rates, n_photos) + forward_s(rates, setting, n_photos) + fit_s(rates, n_photos, n_classes)
-    return frozen_s + SPLIT_S_PER_PHOTO * n_photos + flaws_s(n_photos)
+    return frozen_s + split_s(n_photos) + flaws_s(n_photos)
 
 
 def _choice(

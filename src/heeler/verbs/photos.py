@@ -1,7 +1,9 @@
-"""Verbs that look at labelled photos without learning from them: check and preview."""
+"""Verbs that look at labelled photos without learning from them: check, fix and preview."""
 
 from __future__ import annotations
 
+import signal
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +75,55 @@ def _check_deep(source: Path, settings: dict[str, Any], out: Path | None, *, jso
     else:
         print_deep(result)
     return DataError.exit_code if result.check.problems else 0
+
+
+def fix(
+    run: options.Reviewed,
+    photos: options.PhotosNow = None,
+    write_clean: options.WriteClean = None,
+    no_browser: options.NoBrowser = False,
+    port: options.Port = 0,
+    json: options.Json = False,
+    debug: options.Debug = False,
+) -> int:
+    """Decide about photos that may be wrong, in the browser.
+
+    RUN is the folder of a run that lists problems in its fixes.csv; or such a table alone, with
+    --photos. Keep, relabel or drop: each decision is saved there at once, and the photos stay as
+    they are. The page is served on this machine only; Ctrl-C ends it. To open it from another
+    one, give --port 8000 and forward it: ssh -L 8000:127.0.0.1:8000 NAME.
+
+    \b
+    Examples:
+      heeler fix runs/photos-1
+      heeler fix fixes.csv --photos photos/
+      heeler fix runs/photos-1 --write-clean clean-photos
+    """
+    options.need(run, "the folder of a run, or a fixes.csv")
+    code = 0
+    from heeler.review import clean_copy, open_browser, review
+    from heeler.stopping import stop_requests
+    from heeler.terminal import printable
+
+    if write_clean is not None:
+        copy = clean_copy(run, photos, write_clean)
+        told, answer = copy.told, copy.to_json()
+    else:
+
+        def on_address(address: str, n_photos: int) -> None:
+            print(f"{n_photos:,} photos to check: {address}\nCtrl-C ends it", file=sys.stderr, flush=True)
+            if not no_browser:
+                open_browser(address)
+
+        with stop_requests() as stop:
+            result = review(run, photos, on_address, stop, port)
+        code = 128 + stop.signum if stop.signum == signal.SIGTERM else 0  # Ctrl-C is how it is meant to end
+        told, answer = result.told, result.to_json()
+    if json:
+        print_json(answer)
+    else:
+        print(f"{printable(told)}\nnext:\n  {printable(answer['next'])}")
+    return code
 
 
 def preview(
