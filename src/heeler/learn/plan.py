@@ -38,6 +38,11 @@ WRITE_S = 0.5
 # Floating-point operations of the probe's choice of penalty for each photo, class and feature: 5 folds, 124 gradients.
 FIT_WORK = 5 * 124 * 4
 FIT_BASE_S = 0.8
+# Shares of the photos that the learning curve's heads are fitted on besides all, and the gradients of these fits, each
+# counted by its share. A run of less than a minute goes without.
+CURVE_SHARES = (0.1, 0.2, 0.4, 0.7)
+CURVE_WORK = 4 * 25
+LEAST_CURVE_S = 60.0
 SPLIT_S_PER_PHOTO = 5e-5
 # At least so many photos of a class are read where the budget is too short for all.
 MIN_OF_CLASS = 20
@@ -61,6 +66,16 @@ def forward_per_s(rates: Rates, setting: Setting) -> float:
 def fit_s(rates: Rates, n_photos: int, n_classes: int, n_features: int = 1280) -> float:
     """Seconds to fit the linear head and to choose its penalty."""
     return FIT_BASE_S + FIT_WORK * n_photos * n_classes * n_features / rates.fit_per_s
+
+
+def curve_shares(budget_s: float) -> tuple[float, ...]:
+    """Shares of the photos for the learning curve of a run of so many seconds; 0 is no limit."""
+    return CURVE_SHARES if not budget_s or budget_s >= LEAST_CURVE_S else ()
+
+
+def curve_s(rates: Rates, n_photos: int, n_classes: int, budget_s: float, n_features: int = 1280) -> float:
+    """Seconds to fit the heads of the learning curve."""
+    return CURVE_WORK * len(curve_shares(budget_s)) * n_photos * n_classes * n_features / rates.fit_per_s
 
 
 def relative_work(setting: Setting) -> float:
@@ -101,7 +116,7 @@ def plan_run(
     def with_choice(share: float) -> Plan:
         tried, n_sample = _choice(first, n_read, n_classes, rates, share * budget_s, left_s, free)
         choice = PlannedStage("choose", _choice_s(tried, n_sample, n_classes, rates), _choice_text(tried, n_sample))
-        rest = _after_choice(first, n_read, n_classes, rates, forward_s(rates, first, n_read - n_sample))
+        rest = _after_choice(first, n_read, n_classes, rates, forward_s(rates, first, n_read - n_sample), budget_s)
         stages = (*before, choice, *rest)
         return _filled(Plan(budget_s, first, tuple(tried), n_found, n_read, n_sample, judged, rates, stages), first)
 
@@ -124,7 +139,7 @@ def plan_rest(plan: Plan, setting: Setting, rate_per_s: float, elapsed_s: float,
     n_left, rates = plan.n_read - plan.n_sample, plan.rates  # what was tried on the sample is known
     past = [stage for stage in plan.stages if stage.name in ("prepare", "decode", "split", "choose")]
     again = [PlannedStage("decode again", n_left / rates.decode_per_s, f"as {setting} wants the photos")]
-    rest = _after_choice(setting, plan.n_read, n_classes, rates, n_left / rate_per_s)
+    rest = _after_choice(setting, plan.n_read, n_classes, rates, n_left / rate_per_s, plan.budget_s)
     if setting == plan.first:
         again = []
     late_s = elapsed_s - sum(stage.seconds for stage in past)
@@ -132,11 +147,12 @@ def plan_rest(plan: Plan, setting: Setting, rate_per_s: float, elapsed_s: float,
 
 
 def _after_choice(
-    setting: Setting, n_photos: int, n_classes: int, rates: Rates, features_s: float
+    setting: Setting, n_photos: int, n_classes: int, rates: Rates, features_s: float, budget_s: float
 ) -> list[PlannedStage]:
+    probe_s = fit_s(rates, n_photos, n_classes) + curve_s(rates, n_photos, n_classes, budget_s)
     return [
         PlannedStage("features", features_s, f"{setting}, of the photos that were not tried"),
-        PlannedStage("probe", fit_s(rates, n_photos, n_classes), "the last layer, its penalty by inner folds"),
+        PlannedStage("probe", probe_s, "the last layer, its penalty by inner folds"),
         PlannedStage("tune", 0, ""),
         PlannedStage("finish", WRITE_S, "judge, write the model, the predictions and the report"),
     ]

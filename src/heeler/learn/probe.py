@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
@@ -48,12 +48,14 @@ class Probe:
         logits: (N, K) float32, out of fold: each row from the fit that lacks its fold.
         penalty: the chosen one.
         tried: penalty -> out-of-fold loss in nats after temperature, of each that was tried.
+        smaller: (number of photos, head fitted on so many of them), for a learning curve; fewest photos first.
     """
 
     head: Head
     logits: FloatArray
     penalty: float
     tried: dict[float, float]
+    smaller: tuple[tuple[int, Head], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,9 @@ class _Problem:
         return self.weights.shape[1], self.n_classes, self.features.shape[1]
 
 
-def fit_probe(features: FloatArray, labels: IntArray, n_classes: int, folds: IntArray) -> Probe:
+def fit_probe(
+    features: FloatArray, labels: IntArray, n_classes: int, folds: IntArray, *, shares: Sequence[float] = ()
+) -> Probe:
     """Fit a linear head and choose its penalty.
 
     Args:
@@ -81,6 +85,7 @@ def fit_probe(features: FloatArray, labels: IntArray, n_classes: int, folds: Int
         labels: (N,) int64 in [0, K).
         n_classes: K.
         folds: (N,) int64; photos with the same number are judged together, by a head fitted on the others.
+        shares: of the photos, rising, in (0, 1): heads are fitted on so many of each class as well.
 
     Returns:
         The head for the raw features, the scaling folded into its weights.
@@ -107,10 +112,43 @@ def fit_probe(features: FloatArray, labels: IntArray, n_classes: int, folds: Int
         penalty, solution, logits, tried = _choose(problem, position)
         everything = replace(problem, weights=torch.full((len(x), 1, 1), 1 / len(x)))
         near = (solution[0].mean(0, keepdim=True), solution[1].mean(0, keepdim=True))
-        weights, biases = _solve(everything, penalty, near, HEAD_TOLERANCE)
-        weight = (weights[0] @ axes.T) * scale
-        bias = biases[0] - weight @ mean
-    return Probe(Head(weight.numpy(), bias.numpy()), logits.numpy(), penalty, tried)
+        solved = _solve(everything, penalty, near, HEAD_TOLERANCE)
+
+        def head_of(solution: tuple[Tensor, Tensor]) -> Head:
+            weight = (solution[0][0] @ axes.T) * scale
+            return Head(weight.numpy(), (solution[1][0] - weight @ mean).numpy())
+
+        smaller = tuple((n, head_of(each)) for n, each in _on_shares(problem, penalty, shares))
+    return Probe(head_of(solved), logits.numpy(), penalty, tried, smaller)
+
+
+def _on_shares(
+    problem: _Problem, penalty: float, shares: Sequence[float]
+) -> Iterator[tuple[int, tuple[Tensor, Tensor]]]:
+    """Solutions on a part of the photos, each begun from the one on fewer."""
+    if not shares:
+        return
+    n_all, (_, n_classes, n_features) = len(problem.features), problem.shape
+    order = torch.from_numpy(class_order(problem.labels.numpy()))
+    features, labels = problem.features[order], problem.labels[order]
+    solution = torch.zeros(1, n_classes, n_features), torch.zeros(1, n_classes)
+    for n in sorted({min(n_all, max(n_classes, round(share * n_all))) for share in shares}):
+        weights = torch.full((n, 1, 1), 1 / n)
+        some = replace(problem, features=features[:n], labels=labels[:n], weights=weights)
+        # A penalty is a prior on the weights: it is the same for fewer photos, and so weighs more beside their mean.
+        solution = _solve(some, penalty * n_all / n, solution, FOLDS_TOLERANCE)
+        yield n, solution
+
+
+def class_order(labels: IntArray, seed: int = 0) -> IntArray:
+    """An order (N,) of photos whose every beginning has the classes in about their shares, and each at least once."""
+    place = np.empty(len(labels))
+    rng = np.random.default_rng(seed)
+    for k in np.unique(labels):
+        rows = rng.permutation(np.flatnonzero(labels == k))
+        place[rows] = (np.arange(len(rows)) + rng.random(len(rows))) / len(rows)
+        place[rows[0]] = 0.0
+    return np.argsort(place, kind="stable")
 
 
 def _require_finite(features: FloatArray) -> None:
