@@ -64,8 +64,8 @@ def threshold_for(probabilities: FloatArray, labels: IntArray, accuracy: float) 
     """The lowest probability from which on answers are right often enough, by two accounts.
 
     The model's own, the mean of the probabilities, has little noise and may boast; the share of right answers does not
-    boast and is noisy where photos are few. A threshold must satisfy both. It should come from photos that are not
-    the ones on which it is then said to hold.
+    boast and is noisy where photos are few, so that one standard error is taken off it, by Wilson's interval. A
+    threshold must satisfy both. It should come from photos that are not the ones on which it is then said to hold.
 
     Args:
         probabilities: (N, K) in [0, 1], rows sum to 1.
@@ -73,13 +73,15 @@ def threshold_for(probabilities: FloatArray, labels: IntArray, accuracy: float) 
         accuracy: wanted share of right answers, in [0, 1].
 
     Returns:
-        A probability in [0, 1]; None where no answer satisfies both, or there are no photos.
+        A probability in [0, 1]; None where no answers satisfy both, as where photos are too few to tell.
     """
     top = probabilities.max(axis=1).astype(np.float64)
     order = np.argsort(-top, kind="stable")
     right = (probabilities.argmax(axis=1) == labels)[order]
     ranks = np.arange(1, len(top) + 1)
-    enough = (np.cumsum(top[order]) / ranks >= accuracy) & (np.cumsum(right) / ranks >= accuracy)
+    share = np.cumsum(right) / ranks
+    lowest = (share + 1 / (2 * ranks) - np.sqrt(share * (1 - share) / ranks + 1 / (4 * ranks**2))) / (1 + 1 / ranks)
+    enough = (np.cumsum(top[order]) / ranks >= accuracy) & (lowest >= accuracy)
     # A threshold answers all photos of equal probability or none of them.
     enough &= np.append(np.diff(top[order]) < 0, True) if len(top) else False
     last = np.flatnonzero(enough)

@@ -56,8 +56,8 @@ class Series:
 
 def linear_axis(low: float, high: float, title: str, words: Callable[[float], str]) -> Axis:
     """An axis from at most ``low`` to at least ``high`` with three to six round marks."""
-    span = (high - low) or 1.0
-    rough = span / 4
+    high = high if high > low else low + 1
+    rough = (high - low) / 4
     power = 10 ** math.floor(math.log10(rough))
     step = next(factor * power for factor in (1, 2, 2.5, 5, 10) if factor * power >= rough * 0.999)
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)

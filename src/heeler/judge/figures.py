@@ -131,7 +131,7 @@ def time_chart(both: Mapping[str, tuple[float, float]]) -> Markup:
     rows = [
         (name, planned, took, f"{duration(planned)}, {duration(took)}")
         for name, (planned, took) in both.items()
-        if max(planned, took) > 0
+        if max(planned, took) >= 0.005
     ]
     said = "; ".join(f"{name}: planned {duration(planned)}, took {duration(took)}" for name, planned, took, _ in rows)
     return bars("time-chart", "Planned and actual time of each stage", f"{said}.", rows)

@@ -18,8 +18,8 @@ MIN_POINTS, MIN_JUDGED, MIN_WRONG = 4, 60, 8
 # Exponents tried; those published for image classifiers lie between 0.1 and 0.7.
 EXPONENTS = np.linspace(0.05, 1.5, 30)
 N_DRAWS = 1000
-# A gain that the headline's own interval would hide is no reason to collect photos.
-LITTLE_GAIN = 0.07
+# A smaller relative gain is no reason to collect photos; one that is smaller still is none.
+LITTLE_GAIN, NO_GAIN = 0.07, 0.01
 # With fewer epochs of tuning, a run usually ends while more would help.
 FEW_EPOCHS = 6
 # Relative fall of the validation loss over the last third of a run that counts as still falling.
@@ -56,6 +56,7 @@ class Outlook:
         now: error of the last point, in [0, 1].
         then: expected error at ``n_then``.
         interval: 95 % interval of that, (low, high).
+        is_gain: whether nearly all (97.5 %) of the refits expect less error there than at the last point.
         sizes: numbers of photos at which the fitted curve is drawn, up to ``n_then``.
         fitted: error of the curve at each of them.
         low: lower end of its 95 % interval there.
@@ -67,6 +68,7 @@ class Outlook:
     now: float
     then: float
     interval: tuple[float, float]
+    is_gain: bool
     sizes: tuple[float, ...]
     fitted: tuple[float, ...]
     low: tuple[float, ...]
@@ -92,18 +94,20 @@ def look_ahead(points: Sequence[CurvePoint], times: float = 2.0, seed: int = 0) 
     sizes = np.array([point.n_train for point in points], np.float64)
     if len(set(sizes)) < MIN_POINTS or len(points[-1].wrong) < MIN_JUDGED or points[-1].wrong.sum() < MIN_WRONG:
         return None
-    wrong = np.stack([point.wrong for point in points]).astype(np.float64)
-    rng, n = np.random.default_rng(seed), wrong.shape[1]
-    counts = rng.multinomial(n, np.full(n, 1 / n), N_DRAWS)
-    errors = np.vstack([wrong.mean(1), counts @ wrong.T / n])
+    # Photos that are wrong at the same points are drawn together: there are few such patterns.
+    patterns, counts = np.unique(np.stack([point.wrong for point in points], axis=1), axis=0, return_counts=True)
+    rng, n = np.random.default_rng(seed), counts.sum()
+    drawn_counts = np.vstack([counts, rng.multinomial(n, counts / n, N_DRAWS)])
+    errors = drawn_counts @ patterns.astype(np.float64) / n
     scale, drawn = sizes[-1], np.geomspace(sizes[0], times * sizes[-1], 41)
     curves, unexplained = _curves(sizes / scale, errors, np.append(drawn, times * scale) / scale)
     noise = rng.standard_normal(N_DRAWS) * unexplained[0]
     beyond = np.append(np.maximum(0, drawn / scale - 1), times - 1) / (times - 1)  # none where it was measured
+    is_gain = bool(np.quantile(curves[1:, -1] / np.maximum(errors[1:, -1], 1e-12), 0.975) < 1 - NO_GAIN)
     low, high = np.quantile(np.maximum(0, curves[1:] * (1 + noise[:, None] * beyond)), (0.025, 0.975), axis=0)
     return Outlook(
         int(sizes[-1]), round(times * scale), points[-1].error, float(curves[0, -1]),
-        (float(min(low[-1], curves[0, -1])), float(max(high[-1], curves[0, -1]))), tuple(drawn.tolist()),
+        (float(min(low[-1], curves[0, -1])), float(max(high[-1], curves[0, -1]))), is_gain, tuple(drawn.tolist()),
         tuple(curves[0, :-1].tolist()), tuple(low[:-1].tolist()), tuple(high[:-1].tolist()),
     )  # fmt: skip
 
@@ -116,20 +120,21 @@ def _curves(sizes: _Doubles, errors: _Doubles, wanted: _Doubles) -> tuple[_Doubl
     """
     weight = sizes / sizes.sum()
     best = np.full(len(errors), np.inf)
-    curves = np.zeros((len(errors), len(wanted)))
+    fits = np.zeros((3, len(errors)))  # exponent, slope and floor
+    mean_y = errors @ weight
     for exponent in EXPONENTS:
-        x, y = sizes**-exponent, errors
-        mean_x, mean_y = float(weight @ x), y @ weight
-        slope = np.maximum(((y - mean_y[:, None]) * (x - mean_x)) @ weight / float(weight @ (x - mean_x) ** 2), 0)
+        x = sizes**-exponent
+        mean_x = float(weight @ x)
+        slope = np.maximum(errors @ (weight * (x - mean_x)) / float(weight @ (x - mean_x) ** 2), 0)
         floor = mean_y - slope * mean_x
-        through_zero = (y * x) @ weight / float(weight @ x**2)
-        slope, floor = np.where(floor < 0, through_zero, slope), np.maximum(floor, 0)
-        rest = ((y - floor[:, None] - slope[:, None] * x) ** 2) @ weight
+        slope = np.where(floor < 0, errors @ (weight * x) / float(weight @ x**2), slope)
+        floor = np.maximum(floor, 0)
+        rest = (errors - floor[:, None] - slope[:, None] * x) ** 2 @ weight
         better = rest < best
         best = np.where(better, rest, best)
-        at_last = np.maximum(floor + slope, 1e-12)
-        found = (floor[:, None] + slope[:, None] * wanted**-exponent) * (y[:, -1] / at_last)[:, None]
-        curves[better] = found[better]
+        fits[:, better] = np.stack([np.full(len(errors), exponent), slope, floor])[:, better]
+    exponents, slope, floor = fits[:, :, None]
+    curves = (floor + slope * wanted**-exponents) * (errors[:, -1:] / np.maximum(floor + slope, 1e-12))
     n_free = max(1, len(sizes) - 3)
     return curves, np.sqrt(best * len(sizes) / n_free) / np.maximum(errors[:, -1], 1e-12)
 
@@ -149,7 +154,7 @@ def more_photos(points: Sequence[CurvePoint], outlook: Outlook | None) -> str:
     sentence = f"Twice as many photos would take {change} ({percent(low)} to {percent(high)})"
     if outlook.then > (1 - LITTLE_GAIN) * outlook.now:
         return f"{sentence}: more photos of the same kind would help little. Look at the mistakes first."
-    sure = "" if high < outlook.now else ", though the curve does not rule out that nothing is gained"
+    sure = "" if outlook.is_gain else "; the points do not rule out that nothing is gained"
     return f"{sentence}, if the learning curve goes on as it began{sure}."
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -237,6 +238,11 @@ def _photos(context: ReportContext) -> dict[str, Any]:
     small = context.pictures.small([*on_page, *(p for p in in_cells if p not in large)]) if context.pictures else {}
     row_of = {path: row for row, path in enumerate(answers.paths)} if answers else {}
 
+    root = _root(answers.paths) if answers else ""
+
+    def named(row: dict[str, Any]) -> dict[str, Any]:
+        return {**row, "picture": picture(row["path"]), "name": row["path"].removeprefix(root)}
+
     def picture(path: str) -> dict[str, Any]:
         image = large.get(path) or small.get(path)
         return {"src": data_uri(image) if image else "", "row": row_of.get(path)}
@@ -245,18 +251,15 @@ def _photos(context: ReportContext) -> dict[str, Any]:
     shown = {path for path in (*on_page, *large) if path in row_of}
     return {
         "cells": cells,
-        "results": [{**row, "picture": picture(row["path"])} for row in results],
-        "worst": [
-            {**row, "picture": picture(row["path"]), "map": maps[i] if maps else ""}
-            for i, row in enumerate(worst_rows(scores))
-        ],
+        "results": list(map(named, results)),
+        "worst": [{**named(row), "map": maps[i] if maps else ""} for i, row in enumerate(worst_rows(scores))],
         "has_maps": bool(maps),
-        "suspects": [{"fix": fix, "picture": picture(fix.path)} for fix in suspects[:MAX_SUSPECTS]],
+        "suspects": [{"fix": fix, **named({"path": fix.path})} for fix in suspects[:MAX_SUSPECTS]],
         "n_suspects": len(suspects),
         "problems": problems[:MAX_PROBLEMS],
         "n_problems": len(problems),
         "twins": [{"twin": twin, "pictures": [picture(path) for path in twin.paths]} for twin in twins],
-        "data": _data(context, cells, {row_of[p]: small[p] for p in small if p in row_of and p not in shown}),
+        "data": _data(context, cells, root, {row_of[p]: small[p] for p in small if p in row_of and p not in shown}),
     }
 
 
@@ -284,7 +287,12 @@ def _overlays(context: ReportContext) -> list[str]:
     ]
 
 
-def _data(context: ReportContext, cells: Sequence[Cell], thumbs: Mapping[int, bytes]) -> Markup:
+def _root(paths: Sequence[str]) -> str:
+    """The folder that all absolute paths share: it tells no photos apart, and is nobody's business."""
+    return f"{os.path.commonpath(paths)}/" if len(paths) > 1 and all(map(os.path.isabs, paths)) else ""
+
+
+def _data(context: ReportContext, cells: Sequence[Cell], root: str, thumbs: Mapping[int, bytes]) -> Markup:
     """What the script needs, as JSON that cannot end the element it stands in."""
     answers = context.answers
     if answers is None:
@@ -294,7 +302,9 @@ def _data(context: ReportContext, cells: Sequence[Cell], thumbs: Mapping[int, by
         "n": len(answers.labels),
         "classes": [_showable(name) for name in context.result.classes],
         "photos": {
-            row: [_showable(answers.paths[row]), round(float(top[row]), 4)] for cell in cells for row in cell.rows
+            row: [_showable(answers.paths[row].removeprefix(root)), round(float(top[row]), 4)]
+            for cell in cells
+            for row in cell.rows
         },
         "cells": {f"{cell.given},{cell.predicted}": [cell.n, cell.rows] for cell in cells},
         "sure": slider_rows(answers),
