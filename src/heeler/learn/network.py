@@ -90,16 +90,17 @@ def last_maps(model: Any, spec: Preprocessing, squares: ByteArray) -> FloatArray
     found: list[FloatArray] = []
     for start in range(0, len(squares), MAPS_BATCH):
         batch = normalise(torch.from_numpy(squares[start : start + MAPS_BATCH])).to(device)
-        maps: Tensor = model.forward_features(batch)
-        if maps.ndim != 4:
+        features: Tensor = model.forward_features(batch)
+        if features.ndim != 4:
             return None
+        maps = features
         if maps.shape[1] != head.weight.shape[1]:
             maps = maps.permute(0, 3, 1, 2)  # channels last, as some transformers have them
         if maps.shape[1] != head.weight.shape[1]:
             return None
         arrays = maps.float().cpu().numpy()
         if start == 0:
-            logits = model(batch).float().cpu().numpy()
+            logits = model.forward_head(features).float().cpu().numpy()
             off = np.abs(head.logits(arrays.mean((2, 3))) - logits).max()
             if off > MAPS_TOLERANCE * max(1.0, float(np.abs(logits).max())):
                 return None

@@ -33,15 +33,17 @@ MOST_GAIN, ENOUGH_EPOCHS = 0.25, 6.0
 MIN_EPOCHS = 2.0
 # The share of tuning's time for the first stages of views, and most views.
 VIEWS_SHARE, MAX_VIEWS = 0.35, 12
-# Seconds of what is written, before tuning and after it: the bundle, the predictions, the report.
-WRITE_S = 0.5
+# Seconds of what is written, once before tuning and once after it: the bundle, the predictions, the report and the
+# network's look at the worst photos. The first report makes a picture of each photo that is judged, up to so many.
+WRITE_S = 1.2
+PICTURE_S, MOST_PICTURES = 6e-4, 1000
 # Floating-point operations of the probe's choice of penalty for each photo, class and feature: 5 folds, 124 gradients.
 FIT_WORK = 5 * 124 * 4
 FIT_BASE_S = 0.8
 # Shares of the photos that the learning curve's heads are fitted on besides all, and the gradients of these fits, each
 # counted by its share. A run of less than a minute goes without.
 CURVE_SHARES = (0.1, 0.2, 0.4, 0.7)
-CURVE_WORK = 4 * 25
+CURVE_WORK = 4 * 20
 LEAST_CURVE_S = 60.0
 SPLIT_S_PER_PHOTO = 5e-5
 # At least so many photos of a class are read where the budget is too short for all.
@@ -83,8 +85,13 @@ def relative_work(setting: Setting) -> float:
     return RELATIVE_WORK.get(setting.backbone, 1.0) * (setting.image_px / 224) ** 2
 
 
+def write_s(n_judged: int) -> float:
+    """Seconds to write everything the first time."""
+    return WRITE_S + PICTURE_S * min(n_judged, MOST_PICTURES)
+
+
 def finish_s(rates: Rates, setting: Setting, n_judged: int) -> float:
-    """Seconds to judge a tuned network on some photos and to write everything."""
+    """Seconds to judge a tuned network on some photos and to write everything once more."""
     # Tuned weights are judged in fp32, which takes up to twice as long as the features' bf16.
     return rates.engine_s + 2 * forward_s(rates, setting, n_judged) + WRITE_S
 
@@ -103,8 +110,9 @@ def plan_run(
         judged: share of the photos that a tuned network is judged on.
     """
     n_found, n_classes = sum(counts), len(counts)
-    first, n_read = _first_setting(budget_s - elapsed_s - WRITE_S, n_found, n_classes, rates, "image_px" in free)
-    left_s = budget_s - elapsed_s - WRITE_S - _pass_s(first, n_read, n_classes, rates)
+    room_s = budget_s - elapsed_s - write_s(round(judged * n_found))
+    first, n_read = _first_setting(room_s, n_found, n_classes, rates, "image_px" in free)
+    left_s = room_s - _pass_s(first, n_read, n_classes, rates)
     few = f"{n_read:,} of {n_found:,} photos: too little time for all" if n_read < n_found else f"{n_read:,} photos"
     known = f", {100 * rates.known:.0f} % of them known from an earlier run" if rates.known >= 0.005 else ""
     before = [
@@ -154,19 +162,20 @@ def _after_choice(
         PlannedStage("features", features_s, f"{setting}, of the photos that were not tried"),
         PlannedStage("probe", probe_s, "the last layer, its penalty by inner folds"),
         PlannedStage("tune", 0, ""),
-        PlannedStage("finish", WRITE_S, "judge, write the model, the predictions and the report"),
+        PlannedStage("finish", 0, "judge, write the model, the predictions and the report"),
     ]
 
 
 def _filled(plan: Plan, setting: Setting, late_s: float = 0) -> Plan:
     """Give what is left of the budget to tuning and to judging what it makes, where that is enough to be of use."""
-    frozen_s = max(0.0, late_s) + sum(stage.seconds for stage in plan.stages)
-    judge_s = finish_s(plan.rates, setting, round(plan.judged * plan.n_read)) - WRITE_S
+    n_judged = round(plan.judged * plan.n_read)
+    frozen_s = max(0.0, late_s) + sum(stage.seconds for stage in plan.stages) + write_s(n_judged)
+    judge_s = finish_s(plan.rates, setting, n_judged)
     left_s = plan.budget_s - frozen_s - judge_s
     tune = PlannedStage("tune", left_s, "the network, with the time that is left")
     if not is_worth_tuning(plan.rates, setting, round((1 - plan.judged) * plan.n_read), left_s):
         tune, judge_s = PlannedStage("tune", 0, "nothing: too little time for two passes over the photos"), 0
-    rest = {"tune": tune, "finish": PlannedStage("finish", WRITE_S + judge_s, plan.stages[-1].why)}
+    rest = {"tune": tune, "finish": PlannedStage("finish", write_s(n_judged) + judge_s, plan.stages[-1].why)}
     return replace(plan, stages=tuple(rest.get(stage.name, stage) for stage in plan.stages))
 
 
@@ -265,16 +274,16 @@ def choose(plan: Plan, trials: Sequence[Trial], elapsed_s: float, n_classes: int
     Returns:
         The trial of the smallest expected loss among those whose pass over all photos fits; the first is always one.
     """
-    first = trials[0]
+    first, n_judged = trials[0], round(plan.judged * plan.n_read)
 
     def left_s(trial: Trial) -> float:
         n_left = plan.n_read - trial.n_photos
         again_s = 0.0 if trial is first else n_left / plan.rates.decode_per_s
         frozen_s = n_left / trial.rate_per_s + fit_s(plan.rates, plan.n_read, n_classes)
-        return plan.budget_s - elapsed_s - WRITE_S - again_s - frozen_s
+        return plan.budget_s - elapsed_s - write_s(n_judged) - again_s - frozen_s
 
     def expected(trial: Trial) -> float:
-        tune_s = left_s(trial) + WRITE_S - finish_s(plan.rates, trial.setting, round(plan.judged * plan.n_read))
+        tune_s = left_s(trial) - finish_s(plan.rates, trial.setting, n_judged)
         worth = is_worth_tuning(plan.rates, trial.setting, n_tuned, tune_s)
         return trial.loss * (tuned_share(epochs_in(plan.rates, trial.setting, n_tuned, tune_s)) if worth else 1)
 
@@ -316,4 +325,4 @@ def tuning_s(plan: Plan, setting: Setting, elapsed_s: float, n_judged: int) -> f
         elapsed_s: seconds of the run until now.
         n_judged: photos of the valid and the test part.
     """
-    return plan.budget_s - elapsed_s - finish_s(plan.rates, setting, n_judged)
+    return plan.budget_s - elapsed_s - write_s(n_judged) - finish_s(plan.rates, setting, n_judged)
