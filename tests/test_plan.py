@@ -7,10 +7,11 @@ from dataclasses import replace
 
 import pytest
 
+from heeler.learn.depth import best_depth, epochs_in, relative_work
 from heeler.learn.plan import (
     CHOICE_SHARE,
-    LONG_CHOICE_SHARE,
-    MAX_VIEWS,
+    HUGE_PX,
+    LONG_CHOICE_SHARES,
     MIN_OF_CLASS,
     MIN_SAMPLE,
     WRITE_S,
@@ -19,13 +20,10 @@ from heeler.learn.plan import (
     chosen_text,
     curve_s,
     curve_shares,
-    epochs_in,
     fit_s,
     forward_s,
     plan_rest,
     plan_run,
-    relative_work,
-    tuned_share,
     tuning_s,
     write_s,
 )
@@ -63,8 +61,11 @@ def test_every_plan_fills_its_minutes_and_no_more(minutes: float, n_photos: int)
     assert seconds <= 1.01 * max(60 * minutes, least_s)
     if plan.seconds_of("tune"):
         assert seconds == pytest.approx(60 * minutes)
-        assert epochs_in(RATES, plan.first, round(0.72 * n_photos), plan.seconds_of("tune")) >= 2
-    share = CHOICE_SHARE if plan.seconds_of("tune") else LONG_CHOICE_SHARE
+        depth, gain = best_depth(RATES, plan.first, round(0.72 * n_photos), plan.seconds_of("tune"))
+        assert gain > 0
+        assert epochs_in(RATES, plan.first, round(0.72 * n_photos), plan.seconds_of("tune"), depth) >= 2
+        assert str(depth) in next(stage.why for stage in plan.stages if stage.name == "tune")
+    share = CHOICE_SHARE if plan.seconds_of("tune") else max(LONG_CHOICE_SHARES)
     assert plan.seconds_of("choose") <= share * 60 * minutes + 1e-6
     assert 0 < plan.n_read <= plan.n_found == n_photos
     assert plan.n_sample <= plan.n_read
@@ -99,21 +100,31 @@ def test_what_is_known_from_an_earlier_run_costs_nothing() -> None:
 
 
 def test_only_what_was_left_to_the_plan_is_tried() -> None:
-    assert {setting.fit for setting in alternatives(BASE, ("image_px",))} == {"crop"}
-    assert {setting.image_px for setting in alternatives(BASE, ("fit",))} == {224}
-    assert {setting.backbone for setting in alternatives(BASE, ("fit", "image_px"))} == {BASE.backbone}
-    assert alternatives(BASE, ()) == []
-    everything = alternatives(BASE, FREE)
+    def tried(*free: str, first: Setting = BASE, most_px: int = 1024, huge: bool = False) -> list[Setting]:
+        return alternatives(first, free, lambda setting: setting.image_px <= most_px, huge=huge)
+
+    assert {setting.fit for setting in tried("image_px")} == {"crop"}
+    assert {setting.image_px for setting in tried("fit")} == {224}
+    assert {setting.backbone for setting in tried("fit", "image_px")} == {BASE.backbone}
+    assert tried() == []
+    everything = tried(*FREE)
     assert BASE not in everything and len(everything) == len(set(everything))
     other = Setting("resnet18", 224, "crop")
-    assert {setting.backbone for setting in alternatives(other, FREE)} == {"resnet18"}  # no weights of others at hand
+    assert {setting.backbone for setting in tried(*FREE, first=other)} == {"resnet18"}  # no weights of others at hand
+    # The largest pixels that there is time for, and no smaller ones beside them.
+    assert {setting.image_px for setting in everything} == {224, 288}
+    assert {setting.image_px for setting in tried(*FREE, most_px=260)} == {224, 256}
+    assert {setting.image_px for setting in tried(*FREE, huge=True)} == {224, 288, HUGE_PX}
+    assert tried(*FREE, huge=True)[: len(everything)] == everything
 
 
 def test_more_minutes_try_more() -> None:
     counts = [len(planned(minutes, 3_000).candidates) for minutes in (0.6, 1, 2, 5)]
     assert counts == sorted(counts) and counts[-1] > counts[0]
-    samples = [planned(minutes, 30_000).n_sample for minutes in (5, 15, 60)]
+    samples = [planned(minutes, 30_000).n_sample for minutes in (1, 2, 60)]
     assert samples == sorted(samples)
+    assert HUGE_PX in {setting.image_px for setting in planned(15, 3_000).candidates}
+    assert HUGE_PX not in {setting.image_px for setting in planned(5, 3_000).candidates}
 
 
 def test_work_grows_with_pixels_and_network() -> None:
@@ -146,19 +157,11 @@ def test_the_smallest_expected_loss_wins_where_its_pass_fits_into_the_time() -> 
     assert "none of 2 others" in chosen_text([first, large, huge], first)
 
 
-def test_epochs_grow_with_seconds_and_shrink_with_pixels_and_photos() -> None:
-    assert epochs_in(RATES, BASE, 1_000, 0) == 0
-    assert epochs_in(RATES, BASE, 1_000, 22) == 0 < epochs_in(RATES, BASE, 1_000, 23)  # a view takes 7.75 s of 35 %
-    assert epochs_in(RATES, BASE, 1_000, 60) == pytest.approx((60 - 0.35 * 60) * 80 / 1_000)
-    assert epochs_in(RATES, BASE, 1_000, 600) == pytest.approx((600 - MAX_VIEWS * 1_000 / 160) * 80 / 1_000)
-    whole = replace(RATES, view_per_s=0.0, step_per_s=30)
-    assert epochs_in(whole, BASE, 1_000, 100) == pytest.approx(3)
-    assert epochs_in(whole, replace(BASE, image_px=448), 1_000, 100) == pytest.approx(0.75)
-
-
-def test_tuning_is_expected_to_bring_something_from_the_second_epoch_on() -> None:
-    assert tuned_share(0) == tuned_share(1) == 1
-    assert 0.5 < tuned_share(100) == tuned_share(6) < tuned_share(3) < 1
+def test_a_plan_without_photos_to_judge_by_tunes_nothing() -> None:
+    plan = plan_run(300, ELAPSED_S, [300] * 10, RATES, FREE, 0.1, may_tune=False)
+    assert plan.seconds_of("tune") == 0
+    assert "no photo is left" in next(stage.why for stage in plan.stages if stage.name == "tune")
+    assert plan_rest(plan, BASE, 100, 30, 10).seconds_of("tune") == 0
 
 
 def test_after_the_choice_the_rest_is_planned_anew() -> None:

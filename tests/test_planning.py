@@ -28,19 +28,11 @@ def source(tmp_path_factory: pytest.TempPathFactory, cache: Path, one_thread: No
     return make_photos(tmp_path_factory.mktemp("planning") / "photos", **dict.fromkeys(SCENES, 24))
 
 
-def quick(*args):  # type: ignore[no-untyped-def]
-    """Rates at which there is time to choose, however busy the machine is."""
-    rates, engine = calibrate(*args)
-    return replace(rates, decode_per_s=2000.0, forward_per_s=500.0, fit_per_s=1e11, engine_s=0.2), engine
-
-
 @pytest.fixture(scope="module")
 def minutes_run(source: Path) -> TrainedRun:
-    """``heeler train --minutes 0.4`` of them; read it only."""
+    """``heeler train --minutes 0.3`` of them; read it only."""
     run = source.parent / "run"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(planning, "calibrate", quick)
-        done = run_heeler("train", source, *TINY, "--minutes", 0.4, "--out", run, "--json")
+    done = run_heeler("train", source, *TINY, "--minutes", 0.3, "--out", run, "--json")
     assert done.code == 0, done.err
     return TrainedRun(source, run, done)
 
@@ -50,7 +42,7 @@ def test_a_run_by_minutes_tells_its_plan_and_keeps_to_its_stages(minutes_run: Tr
     assert list(answer["planned_s"])[:4] == ["prepare", "decode", "split", "choose"]
     assert {"features", "probe", "tune", "finish"} < set(answer["planned_s"])
     assert {"calibrate", "choose", "features", "probe", "judge", "total"} < set(answer["seconds"])
-    assert "plan for 24 s" in minutes_run.done.err and "stage" in minutes_run.done.err
+    assert "plan for 18 s" in minutes_run.done.err and "stage" in minutes_run.done.err
     events = [json.loads(line) for line in (minutes_run.run / "history.jsonl").read_text().splitlines()]
     plans = [event["plan"] for event in events if event["event"] == "planned"]
     assert len(plans) == 1 and plans[0]["n_read"] == 96
@@ -75,9 +67,14 @@ def test_a_choice_looks_at_no_photo_that_judges(source: Path, tmp_path: Path, mo
         seen.extend(photo.path for photo in sample.usable)
         return try_settings(sample, *args)
 
+    def steady(*args):  # type: ignore[no-untyped-def]
+        rates, engine = calibrate(*args)
+        fast = replace(rates, decode_per_s=1_000, forward_per_s=500, engine_s=0.5, fit_per_s=1e11)
+        return replace(fast, step_per_s=0.1), engine  # and no time to tune, which is not what this is about
+
     monkeypatch.setattr(planning, "try_settings", spy)
-    monkeypatch.setattr(planning, "calibrate", quick)
-    done = run_heeler("train", source, *TINY, "--minutes", 0.3, "--out", tmp_path / "run", "--json", "--quiet")
+    monkeypatch.setattr(planning, "calibrate", steady)
+    done = run_heeler("train", source, *TINY, "--minutes", 1, "--out", tmp_path / "run", "--json", "--quiet")
     assert done.code == 0, done.err
     with (tmp_path / "run" / "catalogue.csv").open(newline="") as file:
         part = {row["path"]: row["split"] for row in csv.DictReader(file)}

@@ -77,6 +77,12 @@ def test_only_the_last_stages_learn_and_the_result_is_the_whole_network(tmp_path
     assert not list((fresh_cache / "activations").iterdir())
 
 
+def test_activations_can_be_mixed_in_pairs(tmp_path: Path, fresh_cache: Path) -> None:
+    recipe = Recipe(budget_s=6, max_epochs=1, lr=1e-3, last_views=1, mixup=0.4, batch_size=12)
+    tuned = fine_tune(network(), store(tmp_path / "rows"), LABELS, TRAIN, VALID, SPEC, recipe, ignore_events)
+    assert tuned.n_epochs == 1
+
+
 def test_without_time_for_one_view_all_layers_are_trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("heeler.learn.tune.VIEWS_SHARE", -1.0)
     start = network()

@@ -16,20 +16,8 @@ from heeler.errors import UsageError
 from heeler.learn.backbone import DEFAULT_BACKBONE
 from heeler.learn.calibrate import calibrate
 from heeler.learn.choose import Look, load_look, try_settings
-from heeler.learn.plan import (
-    MAX_VIEWS,
-    MIN_EPOCHS,
-    MIN_OF_CLASS,
-    MIN_TUNING_S,
-    choose,
-    chosen_text,
-    epochs_in,
-    forward_per_s,
-    is_worth_tuning,
-    plan_rest,
-    plan_run,
-    tuning_s,
-)
+from heeler.learn.depth import MAX_VIEWS, MIN_EPOCHS, MIN_TUNING_S, best_depth, epochs_in
+from heeler.learn.plan import MIN_OF_CLASS, choose, chosen_text, forward_per_s, plan_rest, plan_run, tuning_s
 from heeler.learn.probe import N_FOLDS
 from heeler.photos import Photos, list_files
 from heeler.plans import Plan, Setting, TrainOptions
@@ -86,7 +74,8 @@ def plan_first(
         if options.weights:
             free = [name for name in free if name != "backbone"]
         judged = options.test + (1 - options.test) * options.valid
-        plan = plan_run(options.budget_s, clock.total_s, list(counts.values()), rates, free, judged)
+        may_tune = options.test > 0 or any(photo.part == "test" for photo in catalogue.usable)
+        plan = plan_run(options.budget_s, clock.total_s, list(counts.values()), rates, free, judged, may_tune=may_tune)
     clock.tell(Planned(plan))
     if plan.n_read < plan.n_found:
         catalogue = thin_catalogue(catalogue, plan.n_read, MIN_OF_CLASS, options.seed)
@@ -132,18 +121,23 @@ def tuning_recipe(
     """The user's fixed recipe, or tuning for what is left of the minutes; the plan says how long that is."""
     if plan is None:
         return options.recipe, None
+    n_train, rates = len(photos.split.train), plan.rates
     if plan.tune_s is None:
         n_judged = len(photos.split.valid) + len(photos.split.test)
-        left_s = tuning_s(plan, look.setting, clock.total_s, n_judged) if len(photos.split.test) else 0.0
-        n_train = len(photos.split.train)
-        worth = is_worth_tuning(plan.rates, look.setting, n_train, left_s)
-        if left_s >= MIN_TUNING_S and not worth:
-            n_epochs = epochs_in(plan.rates, look.setting, n_train, left_s)
+        left_s = tuning_s(plan, look.setting, clock.total_s, n_judged) if plan.may_tune else 0.0
+        depth, gain = best_depth(rates, look.setting, n_train, left_s)
+        if left_s >= MIN_TUNING_S and not gain:
+            n_epochs = epochs_in(rates, look.setting, n_train, left_s, depth)
             text = f"not tuned: there is time for {n_epochs:.1f} epochs, and fewer than {MIN_EPOCHS:g} do harm"
             clock.tell(Note(f"{text}; more minutes would help"))
-        plan = replace(plan, tune_s=left_s if worth else 0.0)
-    last_views = MAX_VIEWS if plan.rates.view_per_s else 0
-    return replace(options.recipe, budget_s=plan.tune_s or 0.0, last_views=last_views), plan
+        plan = replace(plan, tune_s=left_s if gain else 0.0)
+    if not plan.tune_s:
+        return replace(options.recipe, budget_s=0.0), plan
+    depth, _ = best_depth(rates, look.setting, n_train, plan.tune_s)
+    recipe = replace(options.recipe, budget_s=plan.tune_s)
+    if rates.view_per_s and depth.last_stages:
+        recipe = replace(recipe, last_views=MAX_VIEWS, last_stages=depth.last_stages)
+    return recipe, plan
 
 
 def look_of(setting: Setting, options: TrainOptions) -> Look:

@@ -146,6 +146,7 @@ class Plan:
         judged: share of the photos that a tuned network is judged on, in [0, 1].
         rates: what it was computed from.
         stages: what takes how long, in order.
+        may_tune: whether there are photos to judge a tuned network by.
         chosen: setting of the frozen pass, once it is known.
         tune_s: seconds for tuning, once they are known.
     """
@@ -159,6 +160,7 @@ class Plan:
     judged: float
     rates: Rates
     stages: tuple[PlannedStage, ...]
+    may_tune: bool = True
     chosen: Setting | None = None
     tune_s: float | None = None
 

@@ -11,9 +11,9 @@ import numpy as np
 
 from heeler.data.pixels import read_photos
 from heeler.learn.backbone import Backbone, load_backbone
+from heeler.learn.depth import relative_work
 from heeler.learn.engines import Engine
 from heeler.learn.features import compute_features, feature_engine, known_features
-from heeler.learn.plan import relative_work
 from heeler.learn.probe import fit_probe
 from heeler.plans import Setting, Trial
 from heeler.records import Catalogue, Fit, IntArray, OnEvent, Preprocessing, Progress, ignore_events

@@ -7,32 +7,24 @@ frozen pass is known, and what is left of the time is for tuning.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+from heeler.learn.depth import RELATIVE_WORK, best_depth, epochs_in, relative_work
 from heeler.plans import Plan, PlannedStage, Rates, Setting, Trial
 from heeler.records import Fit
 
-# Work of a forward pass against EfficientNet-Lite0's at the same pixels, as timed; others are taken to cost the same.
-RELATIVE_WORK = {"tf_efficientnet_lite0": 1.0, "tf_efficientnet_lite1": 1.3, "tf_efficientnet_lite2": 1.5}
 LARGE_BACKBONE = "tf_efficientnet_lite2"
 # Sides that a first reading may fall back to, largest first; below the last, photos are left out instead.
 FIRST_SIDES_PX = (224, 192, 160, 128)
-LARGE_PX = 288
+# Sides to try above the first: the largest that the time allows, the last only with minutes to spare for the choice.
+LARGE_SIDES_PX, HUGE_PX, HUGE_CHOICE_S = (288, 256), 352, 100.0
 # Shares of the budget: for trying settings, where tuning waits for the time and where it does not, and the most that
 # the frozen pass may take of what is then left.
-CHOICE_SHARE, LONG_CHOICE_SHARE = 0.15, 0.35
+CHOICE_SHARE, LONG_CHOICE_SHARES = 0.15, (0.35, 0.5)
 FROZEN_SHARE = 0.85
-# Tuning for less than this would be over before its first steps are done.
-MIN_TUNING_S = 5.0
 # Photos on which settings can be told apart at all, and beyond which more say little new.
 MIN_SAMPLE, MAX_SAMPLE = 160, 1500
-# What tuning takes off the loss at most, and the epochs that this needs; one epoch or less gains nothing.
-MOST_GAIN, ENOUGH_EPOCHS = 0.25, 6.0
-# With fewer, the rate has no time to come down: docs/recipe.md.
-MIN_EPOCHS = 2.0
-# The share of tuning's time for the first stages of views, and most views.
-VIEWS_SHARE, MAX_VIEWS = 0.35, 12
 # Seconds of what is written, once before tuning and once after it: the bundle, the predictions, the report and the
 # network's look at the worst photos. The first report makes a picture of each photo that is judged, up to so many.
 WRITE_S = 1.2
@@ -80,11 +72,6 @@ def curve_s(rates: Rates, n_photos: int, n_classes: int, budget_s: float, n_feat
     return CURVE_WORK * len(curve_shares(budget_s)) * n_photos * n_classes * n_features / rates.fit_per_s
 
 
-def relative_work(setting: Setting) -> float:
-    """Work of one photo's forward pass; EfficientNet-Lite0 at 224 px is 1."""
-    return RELATIVE_WORK.get(setting.backbone, 1.0) * (setting.image_px / 224) ** 2
-
-
 def write_s(n_judged: int) -> float:
     """Seconds to write everything the first time."""
     return WRITE_S + PICTURE_S * min(n_judged, MOST_PICTURES)
@@ -97,7 +84,14 @@ def finish_s(rates: Rates, setting: Setting, n_judged: int) -> float:
 
 
 def plan_run(
-    budget_s: float, elapsed_s: float, counts: Sequence[int], rates: Rates, free: Sequence[str], judged: float
+    budget_s: float,
+    elapsed_s: float,
+    counts: Sequence[int],
+    rates: Rates,
+    free: Sequence[str],
+    judged: float,
+    *,
+    may_tune: bool = True,
 ) -> Plan:
     """Plan a run before its photos are read.
 
@@ -108,6 +102,7 @@ def plan_run(
         rates: as measured.
         free: which of ``backbone``, ``image_px`` and ``fit`` the user left to the plan.
         judged: share of the photos that a tuned network is judged on.
+        may_tune: whether any are left to judge it by.
     """
     n_found, n_classes = sum(counts), len(counts)
     room_s = budget_s - elapsed_s - write_s(round(judged * n_found))
@@ -126,12 +121,14 @@ def plan_run(
         choice = PlannedStage("choose", _choice_s(tried, n_sample, n_classes, rates), _choice_text(tried, n_sample))
         rest = _after_choice(first, n_read, n_classes, rates, forward_s(rates, first, n_read - n_sample), budget_s)
         stages = (*before, choice, *rest)
-        return _filled(Plan(budget_s, first, tuple(tried), n_found, n_read, n_sample, judged, rates, stages), first)
+        made = Plan(budget_s, first, tuple(tried), n_found, n_read, n_sample, judged, rates, stages, may_tune)
+        return _filled(made, first)
 
     plan = with_choice(CHOICE_SHARE)
     if plan.seconds_of("tune"):
         return plan
-    return max((plan, with_choice(LONG_CHOICE_SHARE)), key=lambda one: (len(one.candidates), one.n_sample))
+    longer = [with_choice(share) for share in LONG_CHOICE_SHARES]
+    return max((plan, *longer), key=lambda one: (len(one.candidates), one.n_sample))
 
 
 def plan_rest(plan: Plan, setting: Setting, rate_per_s: float, elapsed_s: float, n_classes: int) -> Plan:
@@ -172,16 +169,20 @@ def _filled(plan: Plan, setting: Setting, late_s: float = 0) -> Plan:
     frozen_s = max(0.0, late_s) + sum(stage.seconds for stage in plan.stages) + write_s(n_judged)
     judge_s = finish_s(plan.rates, setting, n_judged)
     left_s = plan.budget_s - frozen_s - judge_s
-    tune = PlannedStage("tune", left_s, "the network, with the time that is left")
-    if not is_worth_tuning(plan.rates, setting, round((1 - plan.judged) * plan.n_read), left_s):
-        tune, judge_s = PlannedStage("tune", 0, "nothing: too little time for two passes over the photos"), 0
+    n_train = _n_train(plan)
+    depth, gain = best_depth(plan.rates, setting, n_train, left_s)
+    if gain and plan.may_tune:
+        n_epochs = epochs_in(plan.rates, setting, n_train, left_s, depth)
+        tune = PlannedStage("tune", left_s, f"{depth}, about {n_epochs:.0f} epochs in the time that is left")
+    else:
+        why = "too little time for two passes over the photos" if plan.may_tune else "no photo is left to judge it by"
+        tune, judge_s = PlannedStage("tune", 0, f"nothing: {why}"), 0
     rest = {"tune": tune, "finish": PlannedStage("finish", write_s(n_judged) + judge_s, plan.stages[-1].why)}
     return replace(plan, stages=tuple(rest.get(stage.name, stage) for stage in plan.stages))
 
 
-def is_worth_tuning(rates: Rates, setting: Setting, n_photos: int, seconds: float) -> bool:
-    """Whether some seconds have room for enough epochs of tuning for these to help."""
-    return seconds >= MIN_TUNING_S and epochs_in(rates, setting, n_photos, seconds) >= MIN_EPOCHS
+def _n_train(plan: Plan) -> int:
+    return round((1 - plan.judged) * plan.n_read)
 
 
 def _first_setting(left_s: float, n_found: int, n_classes: int, rates: Rates, may_shrink: bool) -> tuple[Setting, int]:
@@ -213,12 +214,12 @@ def _choice(
     free: Sequence[str],
 ) -> tuple[list[Setting], int]:
     """Settings to try beside the first, and on how many photos; none where there is no time to use another."""
-    affordable = [
-        setting
-        for setting in alternatives(first, free)
-        if forward_s(rates, setting, n_photos) - forward_s(rates, first, n_photos) + n_photos / rates.decode_per_s
-        <= FROZEN_SHARE * (left_s - choice_s)
-    ]
+
+    def is_affordable(setting: Setting) -> bool:
+        more_s = forward_s(rates, setting, n_photos) - forward_s(rates, first, n_photos)
+        return more_s + n_photos / rates.decode_per_s <= FROZEN_SHARE * (left_s - choice_s)
+
+    affordable = alternatives(first, free, is_affordable, huge=choice_s >= HUGE_CHOICE_S)
     while affordable:
         fixed_s = _choice_s(affordable, 0, n_classes, rates)
         each_s = (_choice_s(affordable, MAX_SAMPLE, n_classes, rates) - fixed_s) / MAX_SAMPLE
@@ -229,20 +230,35 @@ def _choice(
     return [], 0
 
 
-def alternatives(first: Setting, free: Sequence[str]) -> list[Setting]:
+def alternatives(
+    first: Setting, free: Sequence[str], is_affordable: Callable[[Setting], bool], *, huge: bool = False
+) -> list[Setting]:
     """Settings worth a try beside the first, the most promising first.
 
     None of them is best everywhere: larger pixels, the larger network and the geometry each moved the error by up to
     3 points, one way on clothing and the other on solar cells (docs/recipe.md).
+
+    Args:
+        first: setting that every photo is read at.
+        free: which of ``backbone``, ``image_px`` and ``fit`` may differ.
+        is_affordable: whether there is time to use a setting.
+        huge: whether to try the largest pixels too.
     """
     fits: tuple[Fit, ...] = ("crop", "squash") if "fit" in free else (first.fit,)
-    large_px = max(LARGE_PX, first.image_px) if "image_px" in free else first.image_px
-    networks = [(first.backbone, first.image_px)]
-    if "backbone" in free and first.backbone in RELATIVE_WORK:
-        networks.append((LARGE_BACKBONE, large_px))
-    networks.append((first.backbone, large_px))
-    grid = [Setting(name, px, fit) for name, px in dict.fromkeys(networks) for fit in fits]
-    return [setting for setting in grid if setting != first]
+    names = [first.backbone]
+    if "backbone" in free and first.backbone in RELATIVE_WORK and first.backbone != LARGE_BACKBONE:
+        names.insert(0, LARGE_BACKBONE)
+
+    def at(name: str, sides: Sequence[int]) -> list[Setting]:
+        """The largest of some sides that there is time for, in each geometry."""
+        sides = [px for px in sides if px > first.image_px] if "image_px" in free else [first.image_px]
+        fitting = [px for px in sides if is_affordable(Setting(name, px, first.fit))]
+        return [Setting(name, px, fit) for px in fitting[:1] for fit in fits]
+
+    grid = [replace(first, fit=fit) for fit in fits]
+    for sides in (LARGE_SIDES_PX, (HUGE_PX,))[: 2 if huge else 1]:
+        grid += [setting for name in names for setting in at(name, sides)]
+    return [setting for setting in dict.fromkeys(grid) if setting != first and is_affordable(setting)]
 
 
 def _choice_s(candidates: Sequence[Setting], n_sample: int, n_classes: int, rates: Rates) -> float:
@@ -284,25 +300,10 @@ def choose(plan: Plan, trials: Sequence[Trial], elapsed_s: float, n_classes: int
 
     def expected(trial: Trial) -> float:
         tune_s = left_s(trial) - finish_s(plan.rates, trial.setting, n_judged)
-        worth = is_worth_tuning(plan.rates, trial.setting, n_tuned, tune_s)
-        return trial.loss * (tuned_share(epochs_in(plan.rates, trial.setting, n_tuned, tune_s)) if worth else 1)
+        gain = best_depth(plan.rates, trial.setting, n_tuned, tune_s)[1] if plan.may_tune else 0.0
+        return trial.loss * (1 - gain)
 
     return min([first, *(trial for trial in trials[1:] if left_s(trial) >= 0)], key=expected)
-
-
-def epochs_in(rates: Rates, setting: Setting, n_photos: int, seconds: float) -> float:
-    """Epochs of tuning that some seconds have room for, the first stages of a few views included."""
-    work = n_photos * relative_work(setting) / relative_work(rates.base)
-    if rates.view_per_s:
-        if rates.engine_s + work / rates.view_per_s > VIEWS_SHARE * seconds:
-            return 0.0  # not one view
-        seconds -= min(VIEWS_SHARE * seconds, MAX_VIEWS * work / rates.view_per_s)
-    return max(0.0, seconds * rates.step_per_s / work)
-
-
-def tuned_share(n_epochs: float) -> float:
-    """Share of the frozen features' loss that so many epochs of tuning leave, about as on clothing (docs/recipe.md)."""
-    return 1 - MOST_GAIN * min(1.0, max(0.0, (n_epochs - 1) / (ENOUGH_EPOCHS - 1)))
 
 
 def chosen_text(trials: Sequence[Trial], best: Trial) -> str:

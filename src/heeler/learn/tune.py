@@ -23,8 +23,8 @@ from heeler.data.rows import Rows
 from heeler.errors import HeelerError, ResourceError
 from heeler.learn.augment import seed_of
 from heeler.learn.checkpoint import Checkpoint, discard_checkpoints, key_of, read_checkpoint, write_checkpoint
+from heeler.learn.depth import VIEWS_SHARE
 from heeler.learn.engines import has_fast_bf16
-from heeler.learn.plan import VIEWS_SHARE
 from heeler.learn.schedule import Cursor, Pace, Phase, is_timed, layer_groups, layer_rates, phases_of, rate_share
 from heeler.learn.stages import last_groups
 from heeler.learn.team import Team

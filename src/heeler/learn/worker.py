@@ -208,7 +208,7 @@ class Worker:
         others = photos if partners == piece else self._input(wanted, partners, recipe.augment, seed, self._train_px)
         shares = np.random.default_rng([seed, 1]).beta(recipe.mixup, recipe.mixup, n).astype(np.float32)
         own = torch.from_numpy(shares[piece.start : piece.stop]).to(self.device)
-        mixed = torch.lerp(others.flip(0), photos, own.view(-1, 1, 1, 1))
+        mixed = torch.lerp(others.flip(0), photos, own.to(photos.dtype).view(-1, 1, 1, 1))
         both = [one_hot(each, self.model.num_classes).float() for each in (self._targets(wanted, partners), targets)]
         return mixed.contiguous(memory_format=torch.channels_last), torch.lerp(both[0].flip(0), both[1], own[:, None])
 

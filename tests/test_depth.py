@@ -1,0 +1,66 @@
+"""How deep to tune: arithmetic over measured rates."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from heeler.learn.depth import DEPTHS, MAX_VIEWS, WHOLE, Depth, best_depth, depths_of, epochs_in
+from heeler.plans import Rates, Setting
+
+BASE = Setting("tf_efficientnet_lite0", 224, "crop")
+RATES = Rates(
+    base=BASE,
+    decode_per_s=1400,
+    known=0.0,
+    forward_per_s=200,
+    view_per_s=160,
+    step_per_s=80,
+    fit_per_s=9.5e10,
+    engine_s=1.5,
+)
+ON_A_CARD = replace(RATES, view_per_s=0.0, step_per_s=30)
+TWO = next(depth for depth in DEPTHS if depth.last_stages == 2)
+ALL = next(depth for depth in DEPTHS if depth.last_stages == 0)
+
+
+def test_epochs_grow_with_seconds_and_shrink_with_pixels_and_photos() -> None:
+    def epochs(seconds: float) -> float:
+        return epochs_in(RATES, BASE, 1_000, seconds, TWO)
+
+    assert epochs(0) == 0
+    assert epochs(22) == 0 < epochs(23)  # a view takes 7.75 s of 35 %
+    assert epochs(60) == pytest.approx((60 - 0.35 * 60) * 80 / 1_000)
+    assert epochs(600) == pytest.approx((600 - MAX_VIEWS * 1_000 / 160) * 80 / 1_000)
+    assert epochs_in(ON_A_CARD, BASE, 1_000, 100, WHOLE[0]) == pytest.approx(3)
+    assert epochs_in(ON_A_CARD, replace(BASE, image_px=448), 1_000, 100, WHOLE[0]) == pytest.approx(0.75)
+
+
+def test_all_layers_need_no_views_and_take_longer_steps() -> None:
+    assert epochs_in(RATES, BASE, 1_000, 100, ALL) == pytest.approx(100 * 80 / ALL.step_work / 1_000)
+
+
+@pytest.mark.parametrize("depth", DEPTHS + WHOLE, ids=str)
+def test_a_depth_brings_something_from_the_second_epoch_on(depth: Depth) -> None:
+    assert depth.gain_after(1) == depth.gain_after(1.9) == 0
+    assert 0 < depth.gain_after(2) < depth.gain_after(4) < depth.gain_after(depth.enough_epochs) < 0.5
+    assert depth.gain_after(depth.enough_epochs) == depth.gain_after(100)
+
+
+def test_more_seconds_go_deeper() -> None:
+    found = [best_depth(RATES, BASE, 2_000, seconds) for seconds in (4, 100, 150, 300, 900, 3_600)]
+    gains = [gain for _, gain in found]
+    assert gains == sorted(gains) and gains[0] == 0 < gains[1]
+    order = [DEPTHS.index(depth) for depth, gain in found if gain]
+    assert order == sorted(order) and order[0] == 0 and order[-1] == len(DEPTHS) - 1
+
+
+def test_a_card_trains_all_layers() -> None:
+    assert depths_of(ON_A_CARD) == WHOLE
+    depth, gain = best_depth(ON_A_CARD, BASE, 1_000, 600)
+    assert depth.last_stages == 0 and gain > 0
+
+
+def test_a_depth_has_a_name() -> None:
+    assert [str(depth) for depth in DEPTHS] == ["the last 2 stages", "the last 4 stages", "all layers"]
