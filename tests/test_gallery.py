@@ -55,5 +55,6 @@ def test_pictures_are_small_made_once_and_end_before_the_page_is_full(monkeypatc
     assert list(found) == ["a", "b"] and asked == ["a", "b"]
     assert Image.open(io.BytesIO(found["a"])).size == (112, 112)
     assert list(pictures.small(["c", "b"])) == ["c", "b"] and asked == ["a", "b", "c"]
+    assert list(Pictures(squares_of, {"b"}).small(["a", "b"])) == ["b"]
     monkeypatch.setattr(gallery, "MOST_BYTES", len(found["a"]) + 10)
     assert list(pictures.small(["a", "b", "c"])) == ["a"]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from heeler.fixes import Fix
+from heeler.fixes import read_fixes
 from heeler.judge.explain import class_activation
 from heeler.judge.gallery import Answers, Pictures
 from heeler.judge.images import webp_bytes
@@ -45,9 +45,12 @@ class Shown:
 
 
 def pictures_of(photos: Photos) -> Pictures:
-    """The photos of a run as pictures by path, from the pixels that training used."""
-    row_of = {photo.path: row for row, photo in enumerate(photos.catalogue.usable)}
-    return Pictures(lambda paths: photos.pixels.rows.take([row_of[path] for path in paths]))
+    """The photos of a run as pictures by path, copies included, from the pixels that training used."""
+    row_by_content = {photo.sha256: row for row, photo in enumerate(photos.catalogue.usable)}
+    row_of = {photo.path: row_by_content.get(photo.sha256) for photo in photos.catalogue.photos if photo.sha256}
+    row_of |= {photo.path: row for row, photo in enumerate(photos.catalogue.usable)}
+    known = {path: row for path, row in row_of.items() if row is not None}
+    return Pictures(lambda paths: photos.pixels.rows.take([known[path] for path in paths]), known)
 
 
 def learning_curve(photos: Photos, probe: Probe, features: FloatArray) -> tuple[CurvePoint, ...]:
@@ -72,7 +75,7 @@ def report_context(
     options: TrainOptions,
     settings: Mapping[str, str],
     plan: Plan | None,
-    fixes: Sequence[Fix] = (),
+    n_test_changed: int = 0,
 ) -> ReportContext:
     """Everything that the report shows.
 
@@ -86,9 +89,9 @@ def report_context(
         options: the user's.
         settings: what was chosen, name -> value.
         plan: where minutes decided.
-        fixes: problems of photos and labels, the most suspect first.
+        n_test_changed: photos of the test part that decisions of the user's relabelled or dropped.
     """
-    usable, split = photos.catalogue.usable, photos.split
+    usable, split, fixes = photos.catalogue.usable, photos.split, result.run / "fixes.csv"
     valid_labels = photos.labels[split.valid] if verdict.valid_probabilities is not None else None
     paths = [usable[row].path for row in verdict.rows]
     return ReportContext(
@@ -103,7 +106,8 @@ def report_context(
         ),
         pictures=shown.pictures,
         maps=_maps(verdict, result, spec, shown.pictures),
-        fixes=fixes,
+        fixes=read_fixes(fixes) if fixes.is_file() else (),
+        n_test_changed=n_test_changed,
         twins=_twins(photos),
         curve=shown.curve,
         history=[asdict(epoch) for epoch in tuned.history] if tuned else (),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -88,15 +88,16 @@ class Pictures:
 
     Args:
         squares_of: gives the squares (n, S, S, 3) uint8 of some paths.
+        known: the paths that have one; None is all.
     """
 
-    def __init__(self, squares_of: SquaresOf) -> None:
-        self.squares_of = squares_of
+    def __init__(self, squares_of: SquaresOf, known: Container[str] | None = None) -> None:
+        self.squares_of, self._known = squares_of, known
         self._small: dict[str, bytes] = {}
 
     def small(self, paths: Sequence[str]) -> dict[str, bytes]:
         """Thumbnails in the order of the paths, the most telling first, until they would fill the page."""
-        wanted = list(dict.fromkeys(paths))
+        wanted = [path for path in dict.fromkeys(paths) if self._known is None or path in self._known]
         missing = [path for path in wanted if path not in self._small]
         # Pillow lets go of the interpreter while it resizes and encodes.
         with ThreadPoolExecutor(os.cpu_count() or 1) as pool:

@@ -79,6 +79,7 @@ class ReportContext:
         left_out: (path, reason) of each file that had no part.
         n_unreadable: how many of those were opened and are no whole photo.
         n_by_class: usable photos of each class, all parts together; a class's judged photos are in the scores.
+        n_test_changed: photos of the test part that decisions of the user's relabelled or dropped.
         answers: what the model said of each judged photo.
         pictures: the photos as pictures, of any part; a photo without one shows as an empty frame.
         maps: (T, h, w) float32, where the model looked in each of ``result.scores.top_losses``, for the class it said.
@@ -106,6 +107,7 @@ class ReportContext:
     left_out: Sequence[tuple[str, str]] = ()
     n_unreadable: int = 0
     n_by_class: Mapping[str, int] = field(default_factory=dict)
+    n_test_changed: int = 0
     answers: Answers | None = None
     pictures: Pictures | None = None
     maps: FloatArray | None = None

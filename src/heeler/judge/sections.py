@@ -194,7 +194,7 @@ def stage_rows(result: RunResult, timings: Mapping[str, float]) -> list[dict[str
     seconds = dict(timings or result.seconds)
     total = seconds.pop("total", sum(seconds.values()))
     longest = max(seconds.values(), default=0.0) or 1.0
-    rates = result.rates_per_s
+    rates = {name: rate for name, rate in result.rates_per_s.items() if rate}
     names = [*seconds, *(name for name in rates if name not in seconds)]
     rows = [
         {
