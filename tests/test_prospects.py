@@ -82,6 +82,7 @@ FALLING, LEVEL = [0.9, 0.7, 0.55, 0.48, 0.42, 0.38], [0.9, 0.5, 0.41, 0.4, 0.401
         (FALLING, 9.0, 300.0, False, True, "still falling"),
         (LEVEL, 9.0, 300.0, False, True, "help little"),
         (LEVEL, 2.5, 300.0, False, True, "time for 2.5 passes"),
+        (FALLING, 3.0, 300.0, False, False, "did not beat the last layer alone, and its loss was still falling"),
         ([0.4], 9.0, 300.0, False, True, "help little"),
     ],
 )

@@ -210,7 +210,7 @@ def test_every_number_is_on_the_page() -> None:
         f"{scores.n_wrong} of them were given the wrong class", f"right for {100 - 100 * scores.baseline_error:.1f} %",
         f"wrong for {100 * scores.baseline_error:.1f} %", "19 times in 20 the true rate is between",
         f"{100 * scores.ece:.1f} points", "2,111, 222, 300", "2,718", "4 files are not a whole photo", "“ash” (40)",
-        "A note with 77 in it.", "12.3 s", "2 min 11 s", "2 min 30 s", "347 per second", "98 per second", "1.346",
+        "A note with 77 in it.", "12.3 s", "2 min 11 s", "2 min 30 s", "347/s", "98/s", "1.346",
         f"{scores.loss:.4f}", "9.8.7", "219", "4242", "0123abcd", "heeler train leaves/ --epochs 2", "Abacus 3000",
         "1.2345", "0.9876", "32.1 %", "0.7654", "0.6543", "12.3 %", "last layer", "all layers", "31.5 s", "88",
         "notes.txt", "not a photo", "planned 11.5 s", "95.0 % of its answers",

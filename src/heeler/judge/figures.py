@@ -120,7 +120,7 @@ def loss_chart(history: Sequence[Mapping[str, Any]]) -> Markup:
         "loss",
         "Loss while the network was tuned",
         best,
-        Axis(1, max(count, 2), ticks, "time of judging"),
+        Axis(1, max(count, 2), ticks, "times judged"),
         linear_axis(min(values), max(values), "loss", lambda value: f"{value:g}"),
         [Series("photos that train", train, "step", "c2"), Series("photos that choose", valid, "step", "c1")],
     )

@@ -177,19 +177,17 @@ def more_minutes(
                 "was trained on your photos."
             )
         return "More minutes may help: only the last layer was trained. heeler train --minutes 5 also tunes the rest."
-    if not tuned_is_better:
-        return "More minutes are unlikely to help: tuning the network was tried, and the last layer alone was as good."
-    if stopped_early:
-        return "More minutes would not help: tuning ended early, when its loss had stopped falling."
     third = losses[: max(1, len(losses) - max(1, len(losses) // 3))]
     falling = min(losses) < (1 - STILL_FALLING) * min(third)
+    if stopped_early:
+        return "More minutes would not help: tuning ended early, when its loss had stopped falling."
     if falling or n_epochs < FEW_EPOCHS:
-        why = (
-            "its loss was still falling when the time was up"
-            if falling
-            else f"it had time for {n_epochs:.1f} passes over the photos"
-        )
-        return f"More minutes may help: the network was tuned, and {why}."
+        passes = f"{n_epochs:.1f} passes over the photos"
+        had = f"its loss was still falling after {passes}" if falling else f"there was time for {passes}"
+        what = "the network was tuned" if tuned_is_better else "tuning did not beat the last layer alone"
+        return f"More minutes may help: {what}, and {had}."
+    if not tuned_is_better:
+        return "More minutes are unlikely to help: tuning the network was tried, and the last layer alone was as good."
     return "More minutes would help little: the loss of tuning had levelled off."
 
 

@@ -201,7 +201,7 @@ def stage_rows(result: RunResult, timings: Mapping[str, float]) -> list[dict[str
             "name": name.replace("_", " "),
             "time": duration(seconds[name]) if name in seconds else "",
             "bar": bar(seconds[name] / longest) if name in seconds else "",
-            "rate": f"{rates[name]:,.0f} per second" if name in rates else "",
+            "rate": f"{rates[name]:,.0f}/s" if name in rates else "",
         }
         for name in names
     ]
