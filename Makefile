@@ -1,11 +1,12 @@
 # make demo   a virtual environment, heeler, and a model trained on real photos
 # make test   what continuous integration runs: lint, types, tests
 # make test-browser   the tests of pages alone, in a headless browser
+# make docs   the pages of docs/ as a site in site/; a broken link fails
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint types unit browser test-browser clean
+.PHONY: demo test lint types unit browser test-browser docs clean
 
 demo: $(VENV)/.installed-demo
 	$(BIN)/heeler demo
@@ -35,6 +36,9 @@ browser: .cache/node_modules/axe-core
 	@npm install --prefix .cache --no-save --no-audit --no-fund --silent axe-core || \
 	  echo "no axe-core: the test of accessibility will be skipped"
 
+docs: $(VENV)/.installed-docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
@@ -42,9 +46,13 @@ $(VENV)/.installed-demo: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install -q -e ".[demo]"
 	touch $@
 
+$(VENV)/.installed-docs: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install -q -e ".[docs]"
+	touch $@
+
 $(VENV)/.installed-dev: pyproject.toml | $(BIN)/python
-	$(BIN)/python -m pip install -q -e ".[demo,heic,lite1,openvino,dev]"
+	$(BIN)/python -m pip install -q -e ".[demo,docs,heic,lite1,openvino,dev]"
 	touch $@
 
 clean:
-	rm -rf $(VENV) runs
+	rm -rf $(VENV) runs site

@@ -16,7 +16,7 @@ from heeler import cli, doctor
 from heeler.errors import BundleError
 from heeler.options import parse_colour
 
-VERBS = ("train", "plan", "predict", "check", "preview", "demo", "doctor")
+VERBS = ("train", "plan", "predict", "check", "preview", "get", "demo", "doctor")
 DATA_OPTIONS = {"--labels", "--nested", "--test", "--valid", "--seed", "--group-by", "--alpha"}
 TRAIN_OPTIONS = DATA_OPTIONS | {
     "--out", "--backbone", "--weights", "--image-px", "--fit", "--epochs", "--frozen-epochs", "--batch-size", "--lr",
@@ -30,6 +30,7 @@ OPTIONS = {
     "check": DATA_OPTIONS,
     "preview": DATA_OPTIONS - {"--test", "--valid"}
     | {"--out", "--augment", "--photos", "--variants", "--image-px", "--fit"},
+    "get": {"--out", "--list", "--quiet"},
     "demo": {"--out", "--quiet", "--minutes"},
     "doctor": set(),
 }
@@ -127,6 +128,8 @@ def test_no_verb_shows_the_help_on_standard_error_and_is_wrong_usage() -> None:
         (("train", ".", "--labels", "none.csv"), ("none.csv does not exist",)),
         (("train", ".", "--weights", "none.safetensors"), ("none.safetensors does not exist",)),
         (("predict", "no/such/model", "x.jpg"), ("no/such/model does not exist",)),
+        (("get",), ("NAME", "--list")),
+        (("get", "imagewof2-320"), ("imagewof2-320", "did you mean imagewoof2-320")),
     ],
 )
 def test_wrong_usage_is_one_line_a_hint_and_exit_code_2(args: tuple[str, ...], words: tuple[str, ...]) -> None:

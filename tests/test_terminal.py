@@ -140,6 +140,16 @@ def test_a_stage_with_a_budget_counts_down_and_one_without_an_end_says_nothing_o
             on_event(Done(stage.name, 0.75))
 
 
+def test_a_download_shows_how_fast_it_comes_in_megabytes() -> None:
+    console, text = _console(terminal=True)
+    with listener(console=console) as on_event:
+        on_event(Stage("download", 40_000_000, "bytes"))
+        for done in (1_000_000, 2_000_000):
+            time.sleep(0.25)
+            on_event(Progress(done))
+    assert " MB/s" in text.getvalue() and "000/s" not in text.getvalue()
+
+
 TALKER = """
 import sys, time
 from heeler.records import Done, Epoch, Progress, Stage

@@ -171,7 +171,10 @@ def is_inside(path: Path, root: Path) -> bool:
     return path.resolve().is_relative_to(root.resolve())
 
 
-def require_space(folder: Path, n_bytes: int) -> None:
+SPACE_HINT = "free some space, set HEELER_CACHE to a folder on a larger disk, or use a smaller --image-px"
+
+
+def require_space(folder: Path, n_bytes: int, *, hint: str = SPACE_HINT) -> None:
     """Refuse to begin what will not fit.
 
     Raises:
@@ -182,7 +185,7 @@ def require_space(folder: Path, n_bytes: int) -> None:
     if n_bytes > free:
         raise ResourceError(
             f"{n_bytes / 1e9:.2f} GB are needed in {folder} and {free / 1e9:.2f} GB are free",
-            hint="free some space, set HEELER_CACHE to a folder on a larger disk, or use a smaller --image-px",
+            hint=hint,
         )
 
 

@@ -118,6 +118,14 @@ Augment = Annotated[
     Literal["photo", "overhead", "document", "none"], typer.Option(help="How photos are varied while learning.")
 ]
 
+SetName = Annotated[str | None, typer.Argument(metavar="NAME", help="Name of the set; --list shows all.")]
+SetFolder = Annotated[
+    Path | None, typer.Option("--out", metavar="FOLDER", help="Folder to make. [default: one named like the set]")
+]
+ListSets = Annotated[
+    bool, typer.Option("--list", help="List the sets: size, photos, classes, licence. Fetches nothing.")
+]
+
 Sheet = Annotated[Path, typer.Option("--out", metavar="FILE", help="Sheet to write, .html or .png.")]
 Preset = Annotated[
     Literal["photo", "overhead", "document", "none"] | None,

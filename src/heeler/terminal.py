@@ -295,6 +295,8 @@ def _live_teller(display: bars.Progress) -> Callable[[Event], None]:
         elapsed_s = task.elapsed or 0.0
         if elapsed_s > 0.2 and stage.unit in ("photos", "files"):
             figures["rate"] = f"{event.done / elapsed_s:,.0f}/s"
+        elif elapsed_s > 0.2 and stage.unit == "bytes":
+            figures["rate"] = f"{event.done / elapsed_s / 1e6:,.1f} MB/s"
         if event.loss is not None:
             figures["loss"] = f"loss {event.loss:.3f}"
         completed = elapsed_s if stage.budget_s else event.done

@@ -94,27 +94,29 @@ def open_archive(path: Path) -> Path:
     return folder
 
 
-def extract(archive: Path, folder: Path) -> None:
+def extract(archive: Path, folder: Path, *, max_bytes: int | None = None) -> None:
     """Extract a zip or tar into an empty folder, and refuse all that would not stay inside it.
 
     Args:
         archive: zip or tar file.
         folder: empty, or made here; after an error it may hold a part of the archive.
+        max_bytes: most that it may unpack to; ``MAX_BYTES`` by default.
 
     Raises:
         DataError: the archive is damaged or encrypted; or it holds an absolute name, ``..``, a link that leaves, a
-            name that passes through a link, a device, more than ``MAX_ENTRIES`` entries or ``MAX_BYTES`` bytes.
+            name that passes through a link, a device, more than ``MAX_ENTRIES`` entries or ``max_bytes`` bytes.
         ResourceError: the disk is too small or cannot be written.
     """
     require_space(folder, archive.stat().st_size)
     kind = _kind(archive)
+    guard = _Guard(archive, folder, MAX_BYTES if max_bytes is None else max_bytes)
     try:
         with disk_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)
             if kind == "zip":
-                _extract_zip(archive, folder)
+                _extract_zip(guard)
             else:
-                _extract_tar(archive, folder, kind or "r:")
+                _extract_tar(guard, kind or "r:")
     except HeelerError:
         raise
     except tarfile.FilterError as error:
@@ -135,6 +137,7 @@ class _Guard:
 
     archive: Path
     folder: Path
+    max_bytes: int
     n_entries: int = 0
     n_bytes: int = 0
     links: set[str] = field(default_factory=set)
@@ -145,8 +148,9 @@ class _Guard:
         self.n_bytes += size_bytes
         if self.n_entries > MAX_ENTRIES:
             raise DataError(f"{self.archive} holds more than {MAX_ENTRIES:,} entries", hint="unpack it yourself")
-        if self.n_bytes > MAX_BYTES:
-            raise DataError(f"{self.archive} unpacks to more than {MAX_BYTES / 1e9:.0f} GB", hint="unpack it yourself")
+        if self.n_bytes > self.max_bytes:
+            limit = f"{self.max_bytes / 1e9:.3g} GB"
+            raise DataError(f"{self.archive} unpacks to more than {limit}", hint="unpack it yourself")
         if name.startswith("/") or PureWindowsPath(name).drive or "\0" in name:
             raise _refused(self.archive, name, "is an absolute name")
         if ".." in name.split("/"):
@@ -191,8 +195,8 @@ def _kind(path: Path) -> Kind:
     return "zip" if name.endswith(".zip") else "r:" if name.endswith(NAME_ENDS) else ""
 
 
-def _extract_zip(archive: Path, folder: Path) -> None:
-    guard = _Guard(archive, folder)
+def _extract_zip(guard: _Guard) -> None:
+    archive, folder = guard.archive, guard.folder
     links: list[zipfile.ZipInfo] = []
     with zipfile.ZipFile(archive) as file:
         require_space(folder, sum(entry.file_size for entry in file.infolist()))
@@ -224,11 +228,11 @@ def _make_link(guard: _Guard, entry: zipfile.ZipInfo, content: bytes) -> None:
     link.symlink_to(target)
 
 
-def _extract_tar(archive: Path, folder: Path, mode: Literal["r:", "r:gz", "r:bz2", "r:xz"]) -> None:
+def _extract_tar(guard: _Guard, mode: Literal["r:", "r:gz", "r:bz2", "r:xz"]) -> None:
     # The data filter came to Python 3.11 with 3.11.4; it is the second of two guards, after _Guard.
     if not hasattr(tarfile, "data_filter"):
         raise ResourceError("this Python cannot extract a tar safely", hint="update Python to 3.11.4 or newer")
-    guard = _Guard(archive, folder)
+    archive, folder = guard.archive, guard.folder
     with tarfile.open(archive, mode) as file:
         for member in _members(file):
             guard.admit(member.name, member.size)
