@@ -24,7 +24,7 @@ TREES = {
 MODULES = tuple(TREES)
 ROOMS = ("data", "learn", "judge", "ship")
 DOORS = ("heeler", "heeler.cli", *(module for module in MODULES if module.startswith("heeler.verbs")))
-BASE = {"heeler.errors", "heeler.records", "heeler.plans", "heeler.files"}
+BASE = {"heeler.errors", "heeler.records", "heeler.plans", "heeler.files", "heeler.fixes"}
 
 # What each room may import beyond itself and BASE. ``learn.network`` and ``learn.memory`` belong to ``learn.engines``.
 MAY_IMPORT = {
@@ -48,11 +48,18 @@ NEVER_TORCH = (
     "plans",
     "records",
     "judge.advice",
+    "judge.certainty",
+    "judge.charts",
+    "judge.explain",
+    "judge.figures",
+    "judge.gallery",
     "judge.images",
     "judge.plots",
+    "judge.prospects",
     "judge.quality",
     "judge.report",
     "judge.scores",
+    "judge.sections",
     "judge.sheet",
     "judge.suspects",
 )
@@ -144,6 +151,8 @@ def test_train_alone_sees_all_rooms() -> None:
     assert seen.pop("heeler.train") == set(ROOMS)
     # Short stories of their own: to plan is to try networks on photos, to preview is to show what they are fed.
     assert seen.pop("heeler.planning") == {"data", "learn"}
+    # What the report shows is answers that were judged, and the network that gave them.
+    assert seen.pop("heeler.reporting") == {"learn", "judge"}
     # Another process of the same run: it reads the photos and tunes.
     assert seen.pop("heeler.follow") == {"data", "learn"}
     assert seen.pop("heeler.preview") == {"data", "learn", "judge"}

@@ -166,12 +166,12 @@ def test_the_report_shows_the_headline_and_pictures_that_open(trained_run: Train
     scores = scores_from_json(json.loads((trained_run.model / "heeler.json").read_text())["scores"])
     assert headline(scores) in unescape(page)
     assert f"heeler train {trained_run.source} --image-px 64" in unescape(page)
-    pictures = re.findall("data:image/jpeg;base64,([A-Za-z0-9+/=]+)", page)
+    pictures = re.findall("data:image/webp;base64,([A-Za-z0-9+/=]+)", page)
     assert len(pictures) >= 12 + min(24, 48)
     for picture in pictures:
         image = Image.open(io.BytesIO(base64.b64decode(picture)))
         image.load()
-        assert (image.format, image.size, image.mode) == ("JPEG", (64, 64), "RGB")
+        assert (image.format, image.size, image.mode) == ("WEBP", (64, 64), "RGB")
 
 
 def test_squares_become_jpegs_of_the_same_picture() -> None:
