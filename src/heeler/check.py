@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,8 @@ from heeler.data.duplicates import exact_duplicates, near_duplicates
 from heeler.data.pixels import Pixels, read_photos
 from heeler.data.split import MIN_PHOTOS_PER_CLASS, find_problems, split_photos
 from heeler.errors import DataError
+from heeler.keywords import label_map
+from heeler.plans import LabelMap
 from heeler.records import Catalogue, OnEvent, Part, Photo, Preprocessing, Split, ignore_events
 
 
@@ -36,6 +38,12 @@ class CheckResult:
         problems: why training could not start; empty where it could.
         seconds: wall time of the check.
         rates_per_s: photos for each second, by stage.
+
+    Example:
+        >>> import heeler
+        >>> found = heeler.check("photos")
+        >>> found.n_usable, found.classes[0], found.size_px[1]
+        (48, ('cat', 12), (160, 160))
     """
 
     source: str
@@ -80,7 +88,7 @@ class CheckResult:
 def check(
     source: str | Path,
     *,
-    labels: Path | None = None,
+    labels: Mapping[str, str | None] | LabelMap | str | None = None,
     nested: bool = False,
     group_by: str | None = None,
     test: float = 0.2,
@@ -95,7 +103,7 @@ def check(
 
     Args:
         source: folder, table or archive of labelled photos; it is never written to.
-        labels: CSV that renames, merges or drops class folders.
+        labels: CSV, or a mapping of folder to class, that renames, merges or (None) drops class folders.
         nested: the class is the whole path below the source, not its first level.
         group_by: a column of the CSV, or a regex on the path.
         test: share of the photos that a training would keep for testing.
@@ -107,8 +115,13 @@ def check(
     Raises:
         UsageError: the source or an option does not make sense.
         DataError: nothing in the source can be read as labelled photos.
+
+    Example:
+        >>> import heeler
+        >>> heeler.check("photos", labels={"cat": "animal"}).problems
+        ()
     """
-    clock = Clock(on_event)
+    labels, clock = label_map(labels), Clock(on_event)
     with clock.stage("list files", unit="files"):
         catalogue = read_source(Path(source), labels=labels, nested=nested, group_by=group_by)
     spec = replace(Preprocessing(), alpha=alpha)

@@ -262,7 +262,7 @@ def _plural(count: int, one: str, many: str = "") -> str:
     return one if count == 1 else many or f"{one}s"
 
 
-def _line_of(event: Event) -> str:
+def line_of(event: Event) -> str:
     """The line that stays of an event; empty where none does."""
     match event:
         case Done(name=name, seconds=seconds, summary=summary):
@@ -282,14 +282,14 @@ def _line_of(event: Event) -> str:
 def _tell_plain(console: Console, event: Event) -> None:
     if isinstance(event, Planned):
         print_plan(event.plan, console=console)
-    line = _line_of(event)
+    line = line_of(event)
     if line:
         _say(console, line)
 
 
 def _tell_warning(console: Console, event: Event) -> None:
     if isinstance(event, Note) and event.level == "warning":
-        _say(console, _line_of(event), style="yellow")
+        _say(console, line_of(event), style="yellow")
 
 
 @contextmanager
@@ -338,14 +338,14 @@ def _live_teller(display: bars.Progress) -> Callable[[Event], None]:
             case Epoch():
                 figures["error"] = f"error {percent(event.valid_error)}"
                 figures["best"] = f"best {percent(event.best_error)}"
-                _say(display.console, f"  {_line_of(event)}", style="dim")
+                _say(display.console, f"  {line_of(event)}", style="dim")
             case Done():
                 if event.name in running:
                     display.remove_task(running.pop(event.name)[1])
-                _say(display.console, f"✓ {_line_of(event)}", style="green")
+                _say(display.console, f"✓ {line_of(event)}", style="green")
             case Planned():
                 print_plan(event.plan, console=display.console)
             case Note():
-                _say(display.console, _line_of(event), style="yellow" if event.level == "warning" else "")
+                _say(display.console, line_of(event), style="yellow" if event.level == "warning" else "")
 
     return on_event

@@ -32,7 +32,7 @@ from heeler.learn.probe import N_FOLDS, fit_probe
 from heeler.learn.tune import Tuned, fine_tune
 from heeler.photos import Photos, list_files, read_and_split
 from heeler.planning import choose_look, first_look, plan_first, tuning_recipe
-from heeler.plans import Plan, TrainOptions
+from heeler.plans import Plan, Recipe, TrainOptions
 from heeler.records import (
     FloatArray,
     IntArray,
@@ -40,7 +40,6 @@ from heeler.records import (
     OnEvent,
     Prediction,
     Preprocessing,
-    Recipe,
     RunResult,
     Scores,
     ignore_events,

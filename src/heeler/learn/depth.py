@@ -46,8 +46,8 @@ class Depth:
 
 
 # As on clothing and on solar cells: docs/recipe.md. Where a network is not divided, its steps are timed as they are.
-DEPTHS = (Depth(2, 1.0, 0.25, 6), Depth(4, 1.9, 0.3, 10), Depth(0, 4.6, 0.35, 14))
-WHOLE = (Depth(0, 1.0, 0.35, 8),)
+DEPTHS = (Depth(2, 1.0, 0.2, 6), Depth(4, 1.8, 0.26, 10), Depth(0, 5.3, 0.28, 16))
+WHOLE = (Depth(0, 1.0, 0.28, 8),)
 
 
 def relative_work(setting: Setting) -> float:

@@ -58,8 +58,7 @@ def train(
     colour = options.parse_colour(alpha)
     if minutes is not None and epochs is not None:
         raise UsageError("--minutes and --epochs exclude each other", hint="say how long, or how many epochs")
-    from heeler.plans import TrainOptions
-    from heeler.records import Recipe
+    from heeler.plans import Recipe, TrainOptions
 
     recipe = Recipe(
         epochs=epochs or 0, frozen_epochs=frozen_epochs, batch_size=batch_size, lr=lr, augment=augment, seed=seed
