@@ -191,10 +191,10 @@ def test_the_time_to_look_for_flaws_is_planned() -> None:
     assert 1 <= flaws_s(10_000) <= 2
     probe_alone = planned(0.2, 300)
     assert probe_alone.seconds_of("tune") == 0
-    assert probe_alone.seconds_of("finish") == pytest.approx(WRITE_S + flaws_s(300))
+    assert probe_alone.seconds_of("finish") == pytest.approx(write_s(84) + flaws_s(300))
     tuned = planned(5, 3_000)
-    judge_s = 1.5 + 2 * forward_s(RATES, tuned.first, round(0.28 * 3_000))
-    assert tuned.seconds_of("finish") == pytest.approx(WRITE_S + flaws_s(3_000) + judge_s)
+    judge_s = 1.5 + 2 * forward_s(RATES, tuned.first, 840) + WRITE_S
+    assert tuned.seconds_of("finish") == pytest.approx(write_s(840) + flaws_s(3_000) + judge_s)
 
 
 def test_the_learning_curve_is_planned_where_there_is_a_minute() -> None:
