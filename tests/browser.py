@@ -23,7 +23,7 @@ AXE = Path(__file__).parent.parent / ".cache" / "node_modules" / "axe-core" / "a
 
 @contextmanager
 def launch() -> Iterator[Any]:
-    """A Playwright browser; the test that asks for one is skipped, with the reason, where it cannot be had."""
+    """Playwright's: the Chromium of the system or of ``HEELER_CHROMIUM``; where there is none, the test is skipped."""
     found = os.environ.get("HEELER_CHROMIUM") or next(filter(None, map(shutil.which, NAMES)), None)
     if found is None:
         pytest.skip(f"no browser: none of {', '.join(NAMES)} is installed; make test-browser installs one")
