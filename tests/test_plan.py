@@ -18,10 +18,15 @@ from heeler.learn.plan import (
     alternatives,
     choose,
     chosen_text,
+    curve_s,
+    curve_shares,
+    fit_s,
+    flaws_s,
     forward_s,
     plan_rest,
     plan_run,
     tuning_s,
+    write_s,
 )
 from heeler.plans import Plan, Rates, Setting, Trial, plan_from_json
 
@@ -178,8 +183,28 @@ def test_after_the_choice_the_rest_is_planned_anew() -> None:
 
 def test_tuning_leaves_time_to_judge_and_write() -> None:
     plan = planned(5, 3_000)
-    assert tuning_s(plan, BASE, 100, 900) == pytest.approx(300 - 100 - 1.5 - 9 - WRITE_S)
+    assert tuning_s(plan, BASE, 100, 900) == pytest.approx(300 - 100 - 1.5 - 9 - write_s(900) - WRITE_S)
     assert tuning_s(plan, BASE, 299, 900) < 0
+
+
+def test_the_time_to_look_for_flaws_is_planned() -> None:
+    assert 1 <= flaws_s(10_000) <= 2
+    probe_alone = planned(0.2, 300)
+    assert probe_alone.seconds_of("tune") == 0
+    assert probe_alone.seconds_of("finish") == pytest.approx(write_s(84) + flaws_s(300))
+    tuned = planned(5, 3_000)
+    judge_s = 1.5 + 2 * forward_s(RATES, tuned.first, 840) + WRITE_S
+    assert tuned.seconds_of("finish") == pytest.approx(write_s(840) + flaws_s(3_000) + judge_s)
+
+
+def test_the_learning_curve_is_planned_where_there_is_a_minute() -> None:
+    assert curve_shares(0) == curve_shares(60) == curve_shares(3600) == (0.1, 0.2, 0.4, 0.7)
+    assert curve_shares(59) == ()
+    assert curve_s(RATES, 7_000, 10, 30) == 0
+    # Measured: 0.48 s of one core for 7,218 photos where the fit of the head took 4.4 s.
+    assert 0.1 < curve_s(RATES, 7_000, 10, 300) < 1.5
+    probe_s = planned(5, 7_000).seconds_of("probe")
+    assert probe_s == pytest.approx(fit_s(RATES, 7_000, 10) + curve_s(RATES, 7_000, 10, 300))
 
 
 def test_a_plan_survives_being_kept() -> None:

@@ -17,7 +17,7 @@ from sklearn.linear_model import LogisticRegression
 
 from heeler.errors import HeelerError
 from heeler.learn import probe
-from heeler.learn.probe import PENALTIES, Probe, fit_probe
+from heeler.learn.probe import PENALTIES, Probe, class_order, fit_head, fit_probe
 from heeler.records import FloatArray, IntArray
 
 Data = tuple[FloatArray, IntArray, IntArray]
@@ -72,6 +72,17 @@ def test_the_head_is_the_one_scikit_learn_finds(digits: Data, tight: None) -> No
     for fold in range(5):
         expected = by_scikit_learn(features, labels, folds != fold, found.penalty)
         assert_same_probabilities(found.logits[folds == fold], expected[folds == fold])
+
+
+def test_a_head_with_a_known_penalty_is_the_same(digits: Data, tight: None) -> None:
+    features, labels, folds = digits
+    found = fit_probe(features, labels, 10, folds)
+    again = fit_head(features, labels, 10, found.penalty)
+    assert_same_probabilities(again.logits(features), found.head.logits(features))
+    broken = features.copy()
+    broken[3, 0] = np.nan
+    with pytest.raises(HeelerError, match="1 of 600 photos"):
+        fit_head(broken, labels, 10, found.penalty)
 
 
 def test_the_usual_tolerances_are_near_the_optimum(digits: Data, request: pytest.FixtureRequest) -> None:
@@ -327,3 +338,34 @@ assert len(seen[0]) >= 1 and all(set(pools) == {1} for pools in seen), seen[0]
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_heads_on_fewer_photos_are_the_optimum_on_those(digits: Data, tight: None) -> None:
+    features, labels, folds = digits
+    probe = fit_probe(features, labels, 10, folds, shares=(0.1, 0.4))
+    assert [n for n, _ in probe.smaller] == [60, 240]
+    alone = fit_probe(features, labels, 10, folds)
+    assert alone.smaller == () and np.array_equal(alone.head.weight, probe.head.weight)
+    order = class_order(labels)
+    for n, head in probe.smaller:
+        seen = np.zeros(len(labels), dtype=bool)
+        seen[order[:n]] = True
+        expected = softmax(by_scikit_learn(features, labels, seen, probe.penalty), axis=1)
+        assert np.abs(softmax(head.logits(features), axis=1) - expected).max() < 5e-3
+
+
+def test_every_beginning_of_the_class_order_has_all_classes_in_their_shares() -> None:
+    labels = np.repeat([0, 1, 2, 3], [500, 300, 190, 10])
+    order = class_order(labels)
+    assert sorted(order) == list(range(1000))
+    assert set(labels[order[:4]]) == {0, 1, 2, 3}
+    for n in (50, 100, 400, 700):
+        shares = np.bincount(labels[order[:n]], minlength=4) / n
+        assert shares == pytest.approx([0.5, 0.3, 0.19, 0.01], abs=0.04)
+    assert np.array_equal(order, class_order(labels)) and not np.array_equal(order, class_order(labels, 1))
+
+
+def test_shares_of_few_photos_are_no_more_than_there_are() -> None:
+    features, labels, folds = blobs(12, 8, 4)
+    probe = fit_probe(features, labels, 4, folds, shares=(0.1, 0.2, 0.4, 0.7))
+    assert [n for n, _ in probe.smaller] == [4, 5, 8]

@@ -28,6 +28,7 @@ from heeler.judge.scores import scores_from_json
 FILES = {
     "catalogue.csv",
     "classes.csv",
+    "fixes.csv",
     "history.jsonl",
     "model",
     "predictions.csv",
@@ -37,11 +38,11 @@ FILES = {
 }
 KEYS = {
     "model", "report", "predictions", "chosen", "error", "interval", "n_train", "n_valid", "n_test", "classes",
-    "seconds", "rates_per_s",
+    "seconds", "rates_per_s", "fixes", "flaws", "n_test_changed",
 }  # fmt: skip
 PROBE_STAGES = (
-    "list files", "load backbone", "decode", "split", "choose engine", "features", "probe", "judge", "write model",
-    "write report",
+    "list files", "load backbone", "decode", "split", "choose engine", "features", "probe", "find flaws", "judge",
+    "write model", "write report",
 )  # fmt: skip
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -65,7 +66,7 @@ def test_a_run_leaves_exactly_the_files_that_it_promises(trained_run: TrainedRun
     assert {path.name for path in trained_run.run.iterdir()} == FILES
     result = trained_run.done.json
     assert json.loads((trained_run.run / "result.json").read_text()) == result
-    for key in ("model", "report", "predictions"):
+    for key in ("model", "report", "predictions", "fixes"):
         assert Path(result[key]).parent == trained_run.run
         assert Path(result[key]).exists()
     assert (trained_run.run / "classes.csv").read_bytes() == (trained_run.model / "classes.csv").read_bytes()
@@ -166,12 +167,12 @@ def test_the_report_shows_the_headline_and_pictures_that_open(trained_run: Train
     scores = scores_from_json(json.loads((trained_run.model / "heeler.json").read_text())["scores"])
     assert headline(scores) in unescape(page)
     assert f"heeler train {trained_run.source} --image-px 64" in unescape(page)
-    pictures = re.findall("data:image/jpeg;base64,([A-Za-z0-9+/=]+)", page)
+    pictures = re.findall("data:image/webp;base64,([A-Za-z0-9+/=]+)", page)
     assert len(pictures) >= 12 + min(24, 48)
     for picture in pictures:
         image = Image.open(io.BytesIO(base64.b64decode(picture)))
         image.load()
-        assert (image.format, image.size, image.mode) == ("JPEG", (64, 64), "RGB")
+        assert (image.format, image.size, image.mode) == ("WEBP", (64, 64), "RGB")
 
 
 def test_squares_become_jpegs_of_the_same_picture() -> None:
@@ -384,12 +385,11 @@ def test_photos_of_a_group_stay_in_one_part(trained_run: TrainedRun, tmp_path: P
 
 
 def test_the_function_does_what_the_command_does(trained_run: TrainedRun, tmp_path: Path) -> None:
-    import heeler
+    from heeler.plans import TrainOptions
+    from heeler.train import train
 
-    options = heeler.TrainOptions(out=tmp_path / "run", image_px=64, minutes=None)
     told: list[object] = []
-    result = heeler.train(trained_run.source, options, told.append)
-    assert isinstance(result, heeler.RunResult)
+    result = train(trained_run.source, TrainOptions(out=tmp_path / "run", image_px=64, minutes=None), told.append)
     assert result.to_json()["error"] == trained_run.done.json["error"]
     assert result.scores.n == 48
     assert {type(event).__name__ for event in told} >= {"Stage", "Progress", "Done", "Note"}

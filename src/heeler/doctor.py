@@ -92,6 +92,11 @@ def examine() -> Doctor:
     return Doctor(tuple(findings), DEFAULT_BACKBONE, engine, precision)
 
 
+def hardware() -> dict[str, str]:
+    """What this machine computes with, name -> value, for a report."""
+    return {finding.name: finding.value for finding in (*_processor(True), *_memory(), _gpu())}
+
+
 def print_doctor(doctor: Doctor, *, console: Console | None = None) -> None:
     """Print the findings as a table that is readable at 80 columns, then what a run would use."""
     from rich import box

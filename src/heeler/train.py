@@ -5,11 +5,9 @@ Each step is one call into one room; this is the only module that sees all four.
 
 from __future__ import annotations
 
-import shlex
 import signal
-from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,31 +16,34 @@ import numpy as np
 from heeler.clock import Clock
 from heeler.data.catalogue import write_catalogue
 from heeler.data.split import draw_folds
+from heeler.doctor import hardware
 from heeler.files import write_bytes, write_json
+from heeler.flaws import count_kinds, find_flaws, flaws_text, keep_flaws, next_step
 from heeler.follow import lead, require_first
-from heeler.judge.images import jpeg_bytes
-from heeler.judge.report import ReportContext, write_report
+from heeler.judge.report import write_report
 from heeler.judge.scores import fit_temperature, score, scores_to_json, softmax
 from heeler.learn.backbone import Backbone, with_head
 from heeler.learn.choose import Look
 from heeler.learn.features import compute_features, feature_engine, known_features
 from heeler.learn.network import network_logits
-from heeler.learn.probe import N_FOLDS, fit_probe
+from heeler.learn.plan import curve_shares
+from heeler.learn.probe import N_FOLDS, Probe, fit_head, fit_probe
 from heeler.learn.tune import Tuned, fine_tune
 from heeler.photos import Photos, list_files, read_and_split
 from heeler.planning import choose_look, first_look, plan_first, tuning_recipe
-from heeler.plans import Plan, TrainOptions
+from heeler.plans import Plan, Recipe, TrainOptions
 from heeler.records import (
     FloatArray,
     IntArray,
+    Note,
     OnEvent,
     Prediction,
     Preprocessing,
-    Recipe,
     RunResult,
     Scores,
     ignore_events,
 )
+from heeler.reporting import Shown, learning_curve, pictures_of, report_context
 from heeler.runs import CHECKPOINT, claim_run, discard_unfinished, finish_run, save_plan, saved_plan, used_s
 from heeler.ship.bundle import write_bundle
 from heeler.ship.card import model_card, versions
@@ -51,7 +52,6 @@ from heeler.stopping import StopRequest, raise_interrupted, stop_requests
 
 # Below this many photos a drawn test part is too small to say much, and every photo is judged out of fold instead.
 FEW_PHOTOS = 500
-SHEET_PHOTOS = 12
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,10 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Verdict:
-    """The network that won, and how it did on ``rows``: temperature, probabilities (n, K) and scores."""
+    """The network that won, and how it did on ``rows``: temperature, probabilities (n, K) and scores.
+
+    ``valid_probabilities`` are those of the photos that chose it; None where each photo was judged out of fold.
+    """
 
     chosen: Literal["probe", "tuned"]
     model: Any
@@ -74,6 +77,7 @@ class Verdict:
     rows: IntArray
     probabilities: FloatArray
     scores: Scores
+    valid_probabilities: FloatArray | None = None
 
 
 def train(source: str | Path, options: TrainOptions | None = None, on_event: OnEvent = ignore_events) -> RunResult:
@@ -105,29 +109,32 @@ def train(source: str | Path, options: TrainOptions | None = None, on_event: OnE
         catalogue, look, plan = plan_first(catalogue, look, saved_plan(run), options, clock)
         photos = read_and_split(catalogue, look.spec, options, clock)
         clock.log_to(run / "history.jsonl")
-        parts = dict(zip((photo.path for photo in photos.catalogue.usable), photos.split.part_of(), strict=True))
-        write_catalogue(run / "catalogue.csv", photos.catalogue, parts)
+        write_catalogue(run / "catalogue.csv", photos.catalogue, photos.parts)
 
         look, photos, plan = choose_look(plan, photos, look, options, clock)
         features, engine = all_features(photos, look, clock)
         settings = {**_settings(options, look), "engine": engine, "split": photos.split.method}
-        probe = probe_candidate(photos, look, features, options, clock)
+        probe, fitted = probe_candidate(photos, look, features, options, clock)
+        flaws = note_flaws(run, photos, features, probe, fitted, options, clock)
+        curve = learning_curve(photos, fitted, features)
+        shown = Shown(pictures_of(photos), curve, flaws, versions(), hardware())
         recipe, plan = tuning_recipe(photos, look, plan, options, clock)
         save_plan(run, plan)
 
         def deliver(candidates: Sequence[Candidate], tuned: Tuned | None = None) -> RunResult:
             with clock.stage("judge", unit=""):
                 verdict = judge(photos, look.backbone, features, candidates, options)
-            return write_everything(run, photos, verdict, tuned, look.spec, options, settings, plan, clock)
+            return write_everything(run, photos, verdict, tuned, look.spec, options, settings, plan, shown, clock)
 
         if tunes := bool(recipe.epochs or recipe.budget_s):
             (run / CHECKPOINT).mkdir(exist_ok=True)
         result = deliver([probe])  # whatever happens while tuning, this one stands
-        lead(photos, look, probe.model, recipe, plan)
+        start = with_head(look.backbone, fitted.head)  # it has not seen the photos that choose
+        lead(photos, look, start, recipe, plan)
         if not tunes:
             return result
         with stop_requests() as stop:
-            tuned = tune(photos, probe, look.spec, recipe, run / CHECKPOINT, stop, clock)
+            tuned = tune(photos, start, look.spec, recipe, run / CHECKPOINT, stop, clock)
         result = deliver([probe, tuned_candidate(photos, tuned, look.spec, clock)], tuned)
         if tuned.stopped or stop.signum:
             raise_interrupted(stop.signum or signal.SIGTERM)  # one of several processes may have been asked
@@ -157,34 +164,64 @@ def all_features(photos: Photos, look: Look, clock: Clock) -> tuple[FloatArray, 
     return features, f"{engine.name} {engine.precision}"
 
 
-def probe_candidate(photos: Photos, look: Look, features: FloatArray, options: TrainOptions, clock: Clock) -> Candidate:
-    """A linear head on the frozen features of the train part."""
-    split = photos.split
+def probe_candidate(
+    photos: Photos, look: Look, features: FloatArray, options: TrainOptions, clock: Clock
+) -> tuple[Candidate, Probe]:
+    """A linear head on frozen features, as the train part chose it, and how.
+
+    Its answers to the valid part, by which it is chosen or not, are of the head that learnt from the train part alone.
+    Where it is chosen, nothing is left to choose, so what answers from then on has learnt from both parts.
+    """
+    split, labels = photos.split, photos.labels
     with clock.stage("probe", unit=""):
         folds = draw_folds(photos.catalogue.usable, photos.pairs, split.train.tolist(), N_FOLDS, options.seed)
-        probe = fit_probe(features[split.train], photos.labels[split.train], photos.n_classes, folds)
-    head = probe.head
-    return Candidate(
-        "probe", with_head(look.backbone, head), head.logits(features[split.valid]), head.logits(features[split.test])
-    )
+        fitted = fit_probe(
+            features[split.train], labels[split.train], photos.n_classes, folds, shares=curve_shares(options.budget_s)
+        )  # fmt: skip
+        both = np.concatenate([split.train, split.valid])
+        head = fit_head(features[both], labels[both], photos.n_classes, fitted.penalty)
+    logits = fitted.head.logits(features[split.valid]), head.logits(features[split.test])
+    return Candidate("probe", with_head(look.backbone, head), *logits), fitted
+
+
+def note_flaws(
+    run: Path,
+    photos: Photos,
+    features: FloatArray,
+    probe: Candidate,
+    fitted: Probe,
+    options: TrainOptions,
+    clock: Clock,
+) -> dict[str, int]:
+    """Write what seems wrong with the photos and their labels into ``fixes.csv``, and count it by kind."""
+    split = photos.split
+    with clock.stage("find flaws", unit="") as tell:
+        logits = np.empty((len(photos.labels), photos.n_classes), np.float32)
+        logits[split.train], logits[split.valid], logits[split.test] = (
+            fitted.logits, probe.valid_logits, probe.test_logits,
+        )  # fmt: skip
+        flaws = keep_flaws(run / "fixes.csv", find_flaws(photos, features, logits), options.fixes)
+        if flaws:
+            tell(Note(f"in the photos: {flaws_text(flaws)}; {next_step(run)}"))
+    return count_kinds(flaws)
 
 
 def tune(
     photos: Photos,
-    probe: Candidate,
+    start: Any,
     spec: Preprocessing,
     recipe: Recipe,
     folder: Path,
     stop: StopRequest,
     clock: Clock,
 ) -> Tuned:
-    """Fine-tune from the probe."""
+    """Fine-tune from the network with the head of the train part."""
     split = photos.split
     n_epochs = recipe.epochs + recipe.frozen_epochs if recipe.epochs else 0
     with clock.stage("tune", total=n_epochs * len(split.train), budget_s=recipe.budget_s) as tell:
         rows, labels = photos.pixels.rows, photos.labels
         tuned = fine_tune(
-            probe.model, rows, labels, split.train, split.valid, spec, recipe, tell,
+            start, rows, labels, split.train, split.valid, spec, recipe, tell,
             folder=folder, resume=True, stop=stop,
         )  # fmt: skip
         clock.rates_per_s["train_step"] = tuned.rate_per_s
@@ -220,7 +257,8 @@ def judge(
         return judge_out_of_fold(photos, backbone, features, options.seed)
     probabilities = softmax(winner.test_logits, temperature)
     scores = _scores(photos, split.test, probabilities, "test")
-    return Verdict(winner.name, winner.model, temperature, split.test, probabilities, scores)
+    on_choosing = softmax(winner.valid_logits, temperature)
+    return Verdict(winner.name, winner.model, temperature, split.test, probabilities, scores, on_choosing)
 
 
 def judge_out_of_fold(photos: Photos, backbone: Backbone, features: FloatArray, seed: int) -> Verdict:
@@ -243,6 +281,7 @@ def write_everything(
     options: TrainOptions,
     settings: dict[str, str],
     plan: Plan | None,
+    shown: Shown,
     clock: Clock,
 ) -> RunResult:
     """The bundle first, since it is what must not be lost; then predictions, scores and the report."""
@@ -263,6 +302,8 @@ def write_everything(
         rates_per_s={"train_step": 0.0, **clock.rates_per_s},
         notes=tuple(clock.notes),
         planned_s={stage.name: stage.seconds for stage in plan.stages} if plan else {},
+        flaws=dict(shown.flaws),
+        n_test_changed=photos.n_test_changed,
     )
     facts = {
         "scores": scores_to_json(scores),
@@ -286,7 +327,11 @@ def write_everything(
         write_predictions(result.predictions, _predictions(photos, verdict), len(catalogue.classes))
     with clock.stage("write report", unit=""):
         timed = replace(result, seconds=clock.totals())
-        write_report(result.report, _report_context(photos, verdict, timed, tuned, options, settings))
+        context = report_context(
+            photos, verdict, timed, tuned=tuned, spec=spec, shown=shown, options=options, settings=settings, plan=plan,
+            n_test_changed=photos.n_test_changed,
+        )  # fmt: skip
+        write_report(result.report, context)
     result = replace(result, seconds=clock.totals())
     write_json(run / "result.json", result.to_json())
     return result
@@ -307,40 +352,6 @@ def _predictions(photos: Photos, verdict: Verdict) -> list[Prediction]:
         ranked = tuple((classes[k], float(probabilities[k])) for k in np.argsort(-probabilities, kind="stable"))
         predictions.append(Prediction(usable[row].path, "ok", ranked=ranked, given=usable[row].label))
     return predictions
-
-
-def _report_context(
-    photos: Photos,
-    verdict: Verdict,
-    result: RunResult,
-    tuned: Tuned | None,
-    options: TrainOptions,
-    settings: dict[str, str],
-) -> ReportContext:
-    usable, squares, train_rows = photos.catalogue.usable, photos.pixels.rows, photos.split.train
-    worst = [int(verdict.rows[loss.row]) for loss in verdict.scores.top_losses]
-    thumbs = {usable[row].path: jpeg_bytes(square) for row, square in zip(worst, squares.take(worst), strict=True)}
-    sheet_rows = train_rows[np.linspace(0, len(train_rows) - 1, min(SHEET_PHOTOS, len(train_rows))).astype(int)]
-    sheet = [
-        (jpeg_bytes(square), usable[row].label)
-        for row, square in zip(sheet_rows, squares.take(sheet_rows), strict=True)
-    ]
-    return ReportContext(
-        title=photos.catalogue.name,
-        result=result,
-        n_found=len(photos.catalogue.photos),
-        left_out=[(photo.path, photo.reason) for photo in photos.catalogue.photos if photo.status != "ok"],
-        n_unreadable=sum(photo.status == "unreadable" for photo in photos.catalogue.photos),
-        n_by_class=Counter(photo.label for photo in usable),
-        thumbnails=thumbs,
-        sheet=sheet,
-        command=shlex.join(options.command),
-        versions=versions(),
-        settings=settings,
-        seed=options.seed,
-        split_key=photos.split.key,
-        history=[asdict(epoch) for epoch in tuned.history] if tuned else (),
-    )
 
 
 def _settings(options: TrainOptions, look: Look) -> dict[str, str]:

@@ -17,10 +17,11 @@ import numpy as np
 
 from heeler.data.archives import is_archive, open_archive, plain_name
 from heeler.data.split import draw_share
-from heeler.data.tables import is_table, part_of_name, read_label_map, read_table
+from heeler.data.tables import check_label_map, is_table, part_of_name, read_label_map, read_table
 from heeler.data.walk import Found, Tree, is_hidden, walk
 from heeler.errors import DataError, UsageError
 from heeler.files import write_csv
+from heeler.plans import LabelMap
 from heeler.records import Catalogue, Part, Photo
 
 __all__ = ["read_source", "recall_catalogue", "write_catalogue"]
@@ -34,14 +35,15 @@ COLUMNS = ("path", "class", "split", "group", "sha256", "width", "height", "form
 
 
 def read_source(
-    source: Path, *, labels: Path | None = None, nested: bool = False, group_by: str | None = None
+    source: Path, *, labels: LabelMap | None = None, nested: bool = False, group_by: str | None = None
 ) -> Catalogue:
     """List the photos of a folder, a table or an archive with their classes; opens none of them.
 
     Args:
         source: a folder with a subfolder for each class; a folder with ``train`` and ``val`` or ``test`` in it; a
             CSV or TSV ``path,label[,split][,group]``; or a zip or tar of any of these.
-        labels: CSV ``folder,class`` that renames, merges or (empty class) drops folders; others keep their names.
+        labels: CSV ``folder,class`` that renames, merges or (empty class) drops folders, or such pairs; others keep
+            their names.
         nested: the class is the whole path below the source (``a/b``) instead of its first folder.
         group_by: for a table, the column that names the group; else a regular expression that is searched in the
             path, whose first bracketed part (or whole match) is the group. No match is group "".
@@ -255,9 +257,10 @@ def _empty_folders(root: Path, tree: Tree, parts: dict[str, Part], nested: bool,
     return rows
 
 
-def _map_labels(photos: list[Photo], labels: Path) -> list[Photo]:
-    classes = read_label_map(labels, (photo.label for photo in photos if photo.label))
-    dropped = f"dropped by {labels.name}"
+def _map_labels(photos: list[Photo], labels: LabelMap) -> list[Photo]:
+    names = (photo.label for photo in photos if photo.label)
+    classes = read_label_map(labels, names) if isinstance(labels, Path) else check_label_map(labels, names)
+    dropped = f"dropped by {labels.name if isinstance(labels, Path) else 'labels'}"
 
     def apply(photo: Photo) -> Photo:
         name = classes.get(photo.label)

@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from heeler.data.crops import are_crops, cosines, low_frequencies
-from heeler.records import ByteArray, FloatArray, Photo
+from heeler.records import ByteArray, Catalogue, FloatArray, Photo
 
 THUMBNAIL_PX = 32
 # Share of red, green and blue in what the eye sees as light, ITU-R BT.601.
@@ -81,6 +81,15 @@ def mark_duplicates(photos: Iterable[Photo]) -> tuple[Photo, ...]:
                     reason = f"same bytes as {all_photos[keep].path}"
                     all_photos[i] = replace(photo, status="duplicate", reason=reason)
     return tuple(all_photos)
+
+
+def exact_duplicates(catalogue: Catalogue) -> list[list[Photo]]:
+    """Groups of two or more photos with the same bytes, whatever became of them."""
+    by_content: dict[str, list[Photo]] = defaultdict(list)
+    for photo in catalogue.photos:
+        if photo.sha256 and photo.status != "unreadable":
+            by_content[photo.sha256].append(photo)
+    return [copies for copies in by_content.values() if len(copies) > 1]
 
 
 def thumbnails(squares: ByteArray) -> ByteArray:

@@ -124,6 +124,12 @@ def count_known(catalogue: Catalogue, spec: Preprocessing) -> int:
     return len(_recall(catalogue, _Seen(catalogue), store, thumbs)[0])
 
 
+def kept_squares(names: list[str], spec: Preprocessing) -> ByteArray | None:
+    """Squares (N, S, S, 3) uint8 of photos by their sha256, as an earlier run kept them; None unless it kept all."""
+    squares, _ = _stores(spec)
+    return squares.view(names).take(np.arange(len(names))) if all(name in squares for name in names) else None
+
+
 def _stores(spec: Preprocessing) -> tuple[RowStore, RowStore]:
     """Squares and miniatures of photos prepared in one way."""
     folder = cache_root() / "pixels" / f"{spec.pixel_key()}-{DECODE_VERSION}"

@@ -46,13 +46,22 @@ def headline(scores: Scores) -> str:
     return f"{_odds(scores.error)} photos like these will be wrong; {between}"
 
 
-def next_steps(scores: Scores, n_by_class: Mapping[str, int], n_unreadable: int) -> tuple[str, ...]:
+def next_steps(
+    scores: Scores,
+    n_by_class: Mapping[str, int],
+    n_unreadable: int,
+    *,
+    n_suspects: int = 0,
+    prospects: Sequence[str] = (),
+) -> tuple[str, ...]:
     """What would help most, most pressing first.
 
     Args:
         scores: of photos that the model did not learn from.
         n_by_class: usable photos of each class, all parts together; empty where unknown.
         n_unreadable: files that were opened and are no whole photo.
+        n_suspects: photos whose label is likely wrong and that nobody has decided about.
+        prospects: what more photos and more minutes would bring; empty ones are left out.
 
     Returns:
         At least one sentence.
@@ -61,7 +70,7 @@ def next_steps(scores: Scores, n_by_class: Mapping[str, int], n_unreadable: int)
         *_on_baseline(scores),
         *_on_weak_classes(scores),
         *_on_small_classes(scores, n_by_class),
-        *_on_labels(scores),
+        *(_on_suspects(n_suspects) or _on_labels(scores)),
         *_on_unreadable(n_unreadable),
         *_on_range(scores),
     ]
@@ -70,7 +79,7 @@ def next_steps(scores: Scores, n_by_class: Mapping[str, int], n_unreadable: int)
             "Nothing stands out. Try the model on photos from another day, place or camera: "
             "that is where a model like this goes wrong first."
         ]
-    return tuple(steps)
+    return (*steps, *filter(None, prospects))
 
 
 def largest_class(scores: Scores) -> str:
@@ -143,6 +152,16 @@ def _on_small_classes(scores: Scores, n_by_class: Mapping[str, int]) -> list[str
     if unseen:
         found.append(f"No photo of {_quoted(unseen)} was judged, so nothing is known about how well it is recognised.")
     return found
+
+
+def _on_suspects(n: int) -> list[str]:
+    if not n:
+        return []
+    start, it = ("The label of 1 photo is", "it") if n == 1 else (f"The labels of {n:,} photos are", "them")
+    return [
+        f"{start} likely wrong, see “Labels to check”. Look at {it} first: fixes.csv in the folder of the run lists "
+        f"{it} with the likelier class, the most suspect first."
+    ]
 
 
 def _on_labels(scores: Scores) -> list[str]:

@@ -1,14 +1,16 @@
-"""A finished run in, one HTML file out: no script, no network, images inside; it opens from a mail or a USB stick."""
+"""A finished run in, one HTML file out: nothing outside it is asked for; it opens from a mail or a USB stick."""
 
 from __future__ import annotations
 
 import base64
+import hashlib
+import json
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.resources import files
-from math import exp, sqrt
 from pathlib import Path
 from typing import Any
 
@@ -16,37 +18,59 @@ from jinja2 import Environment, StrictUndefined, Template
 from markupsafe import Markup
 
 from heeler.files import write_text
+from heeler.fixes import Fix
 from heeler.judge.advice import headline, largest_class, next_steps, percent
-from heeler.judge.scores import wilson_interval
-from heeler.records import RunResult, Scores, planned_and_actual
+from heeler.judge.certainty import uncalibrated
+from heeler.judge.explain import overlay
+from heeler.judge.figures import coverage_chart, duration, learning_chart, loss_chart, reliability_chart, time_chart
+from heeler.judge.gallery import Answers, Cell, Pictures, cells_of
+from heeler.judge.images import data_uri, webp_bytes
+from heeler.judge.prospects import CurvePoint, look_ahead, more_minutes, more_photos
+from heeler.judge.scores import calibration_error, reliability
+from heeler.judge.sections import (
+    LAYERS,
+    class_rows,
+    coverage_rows,
+    epoch_rows,
+    epoch_titles,
+    matrix_rows,
+    planned_rows,
+    result_rows,
+    scale_marks,
+    slider_rows,
+    stage_rows,
+    worst_rows,
+)
+from heeler.plans import Plan
+from heeler.records import FloatArray, RunResult
 
-__all__ = ["ReportContext", "render_report", "write_report"]
+__all__ = ["ReportContext", "Twin", "render_report", "write_report"]
 
-UNSURE = 0.6
-UNKNOWN = "\u2013"
 OPEN_LEFT_OUT_ROWS = 8
 MAX_LEFT_OUT_ROWS = 1000
+MAX_SUSPECTS, MAX_PROBLEMS, MAX_TWINS = 24, 200, 12
+# Of the worst photos and of what the network saw in them.
+LARGE_PX, LARGE_QUALITY = 192, 72
+SURE = 0.9
 # Control characters, lone surrogates (bytes that are no UTF-8 in a file's name) and marks that reverse the reading
 # direction: none can be shown, and the last would let a name pose as another.
 _UNSHOWABLE = re.compile(
     "[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ufeff\ud800-\udfff]"
 )
-_LAYERS = {"head": "the last layer", "last": "the last stages", "all": "all layers"}
-_EPOCH_COLUMNS = {
-    "epoch": "Epoch",
-    "phase": "Learning",
-    "train_loss": "Training loss",
-    "valid_loss": "Validation loss",
-    "valid_error": "Validation error",
-    "best_error": "Best so far",
-    "seconds": "Time",
-    "rate_per_s": "Photos per second",
-}
+
+
+@dataclass(frozen=True)
+class Twin:
+    """Two near duplicates that lie in different parts: their paths, parts and classes."""
+
+    paths: tuple[str, str]
+    parts: tuple[str, str]
+    labels: tuple[str, str]
 
 
 @dataclass(frozen=True)
 class ReportContext:
-    """Everything that the page shows.
+    """Everything that the page shows; what is empty is left out of it.
 
     Args:
         title: what the photos are, for people.
@@ -55,14 +79,25 @@ class ReportContext:
         left_out: (path, reason) of each file that had no part.
         n_unreadable: how many of those were opened and are no whole photo.
         n_by_class: usable photos of each class, all parts together; a class's judged photos are in the scores.
-        thumbnails: JPEG bytes by path, for the worst photos; a path without one shows as an empty frame.
-        sheet: (JPEG bytes, label) of photos as the network sees them.
+        n_test_changed: photos of the test part that decisions of the user's relabelled or dropped.
+        answers: what the model said of each judged photo.
+        pictures: the photos as pictures, of any part; a photo without one shows as an empty frame.
+        maps: (T, h, w) float32, where the model looked in each of ``result.scores.top_losses``, for the class it said.
+        sheet: (JPEG or WebP bytes, label) of photos as the network sees them.
+        sheet_text: what was done to those, in a sentence.
+        fixes: problems of photos and labels, the most suspect first.
+        twins: near duplicates in different parts.
+        curve: the head fitted on some of the photos, in rising order of how many.
+        history: one mapping for each epoch of tuning, with the fields of ``records.Epoch``; may be empty.
+        n_epochs: passes over the photos that tuning made.
+        stopped_early: whether tuning ended because it had not become better for long.
         command: the command line that made the run.
         versions: package -> version.
         settings: option -> value.
+        hardware: what the run was made on, name -> value.
         seed: of the split and the training.
         split_key: hash of the split.
-        history: one mapping for each epoch of tuning, with the fields of ``records.Epoch``; may be empty.
+        plan: of the run, where minutes decided.
         timings: seconds by stage; empty takes ``result.seconds``. A stage ``total`` becomes the last row.
     """
 
@@ -72,14 +107,25 @@ class ReportContext:
     left_out: Sequence[tuple[str, str]] = ()
     n_unreadable: int = 0
     n_by_class: Mapping[str, int] = field(default_factory=dict)
-    thumbnails: Mapping[str, bytes] = field(default_factory=dict)
+    n_test_changed: int = 0
+    answers: Answers | None = None
+    pictures: Pictures | None = None
+    maps: FloatArray | None = None
     sheet: Sequence[tuple[bytes, str]] = ()
+    sheet_text: str = "Photos after they were turned upright, resized and cut to the input of the network."
+    fixes: Sequence[Fix] = ()
+    twins: Sequence[Twin] = ()
+    curve: Sequence[CurvePoint] = ()
+    history: Sequence[Mapping[str, Any]] = ()
+    n_epochs: float = 0.0
+    stopped_early: bool = False
     command: str = ""
     versions: Mapping[str, str] = field(default_factory=dict)
     settings: Mapping[str, str] = field(default_factory=dict)
+    hardware: Mapping[str, str] = field(default_factory=dict)
     seed: int = 42
     split_key: str = ""
-    history: Sequence[Mapping[str, Any]] = ()
+    plan: Plan | None = None
     timings: Mapping[str, float] = field(default_factory=dict)
 
 
@@ -103,165 +149,173 @@ def render_report(context: ReportContext) -> str:
         context: what it shows.
 
     Returns:
-        A whole HTML document without scripts and without a reference to anything outside it.
+        A whole HTML document. Its policy lets the browser run the one script and the one stylesheet that are in it,
+        by their hashes, show the pictures that are in it, and fetch nothing.
     """
     scores = context.result.scores
+    style, script = _asset("report.css"), _asset("report.js")
     return _template().render(
         context=context,
         result=context.result,
         scores=scores,
         largest=largest_class(scores),
         headline=headline(scores),
-        scale=_scale(scores),
-        steps=next_steps(scores, context.n_by_class, context.n_unreadable),
-        sheet=[(_data_uri(image), label) for image, label in context.sheet],
-        matrix=_matrix_rows(scores),
-        classes=_class_rows(scores, context.n_by_class),
-        worst=_worst_rows(context),
-        epoch_columns=[
-            title for name, title in _EPOCH_COLUMNS.items() if context.history and name in context.history[0]
-        ],
-        epochs=_epoch_rows(context.history),
-        tuned=_LAYERS[context.history[-1]["phase"]] if context.history else "all layers",
-        stages=_stage_rows(context),
-        planned=_planned_rows(context.result),
+        scale=scale_marks(scores),
+        sheet=[(data_uri(image), label) for image, label in context.sheet],
+        matrix=matrix_rows(scores),
+        classes=class_rows(scores, context.n_by_class),
         left_out=list(context.left_out[:MAX_LEFT_OUT_ROWS]),
         open_left_out=len(context.left_out) <= OPEN_LEFT_OUT_ROWS,
+        facts=[*context.settings.items(), *context.versions.items(), *context.hardware.items()],
+        style=Markup(style),  # noqa: S704 - this package's own files, whose hashes the policy names
+        script=Markup(script),  # noqa: S704
+        style_hash=_hash(style),
+        script_hash=_hash(script),
+        **_training(context),
+        **_trust(context),
+        **_photos(context),
     )
 
 
-def _scale(scores: Scores) -> dict[str, str]:
-    """CSS positions on the line under the headline, whose right end is just beyond the largest of its marks."""
-    low, high = scores.interval
-    end = min(1.0, max(high, scores.baseline_error) * 1.05)
-    marks = {"low": low, "error": scores.error, "baseline": scores.baseline_error, "width": high - low}
-    return {name: f"{100 * value / end:.2f}%" for name, value in marks.items()} | {
-        "model_label": _label_position(low / end, high / end),
-        "baseline_label": _label_position(scores.baseline_error / end, scores.baseline_error / end),
+def _training(context: ReportContext) -> dict[str, Any]:
+    """What the page says of learning and time, and what to do next."""
+    result, history = context.result, context.history
+    outlook = look_ahead(context.curve)
+    losses = [float(epoch["valid_loss"]) for epoch in history if epoch.get("valid_loss") is not None]
+    minutes = more_minutes(
+        losses, context.n_epochs, budget_s=context.plan.budget_s if context.plan else 0.0,
+        stopped_early=context.stopped_early, tuned_is_better=result.chosen == "tuned",
+    )  # fmt: skip
+    n_suspects = sum(_is_suspect(fix) and not fix.action for fix in context.fixes)
+    planned = planned_rows(result)
+    return {
+        "steps": next_steps(
+            result.scores, context.n_by_class, context.n_unreadable,
+            n_suspects=n_suspects, prospects=(more_photos(context.curve, outlook), minutes),
+        ),
+        "outlook": outlook,
+        "learning": learning_chart(context.curve, outlook) if context.curve else "",
+        "n_curve": len(context.curve[-1].wrong) if context.curve else 0,
+        "loss": loss_chart(history) if losses else "",
+        "epoch_columns": epoch_titles(history),
+        "epochs": epoch_rows(history),
+        "tuned": LAYERS[history[-1]["phase"]] if history else "all layers",
+        "stages": stage_rows(result, context.timings),
+        "planned": time_chart(planned) if planned else "",
+    }  # fmt: skip
+
+
+def _trust(context: ReportContext) -> dict[str, Any]:
+    """What stated probabilities are worth; nothing without the answers that they are of."""
+    answers = context.answers
+    if answers is None:
+        return {"trust": None}
+    before = uncalibrated(answers.probabilities, context.result.temperature)
+    bins = reliability(answers.probabilities, answers.labels)
+    return {
+        "trust": {
+            "reliability": reliability_chart(reliability(before, answers.labels), bins),
+            "bin_size": bins[0].n,
+            "ece_before": calibration_error(before, answers.labels),
+            "coverage": coverage_chart(answers),
+            "rows": coverage_rows(answers),
+            "on_valid": answers.valid_labels is not None and len(answers.valid_labels) > 0,
+            "start": round(100 * SURE),
+        }
     }
 
 
-def _label_position(left: float, right: float) -> str:
-    """A label grows away from the nearer end of the line, so that it never leaves the page."""
-    return f"left: {100 * left:.2f}%" if left + right < 1 else f"right: {100 - 100 * right:.2f}%"
+def _photos(context: ReportContext) -> dict[str, Any]:
+    """Everything that shows photos, and the data of those that the script shows."""
+    answers, scores, classes = context.answers, context.result.scores, context.result.classes
+    cells = cells_of(answers) if answers else []
+    results = result_rows(answers, classes, context.seed) if answers else []
+    suspects = [fix for fix in context.fixes if _is_suspect(fix)]
+    problems = [fix for fix in context.fixes if not _is_suspect(fix)]
+    twins = list(context.twins[:MAX_TWINS])
+    large = _large(context, [row.path for row in scores.top_losses])
+    on_page = [row["path"] for row in results] + [fix.path for fix in suspects[:MAX_SUSPECTS]]
+    on_page += [path for twin in twins for path in twin.paths]
+    in_cells = [answers.paths[row] for cell in cells for row in cell.rows] if answers else []
+    small = context.pictures.small([*on_page, *(p for p in in_cells if p not in large)]) if context.pictures else {}
+    row_of = {path: row for row, path in enumerate(answers.paths)} if answers else {}
+
+    root = _root(answers.paths) if answers else ""
+
+    def named(row: dict[str, Any]) -> dict[str, Any]:
+        return {**row, "picture": picture(row["path"]), "name": row["path"].removeprefix(root)}
+
+    def picture(path: str) -> dict[str, Any]:
+        image = large.get(path) or small.get(path)
+        return {"src": data_uri(image) if image else "", "row": row_of.get(path)}
+
+    maps = _overlays(context)
+    shown = {path for path in (*on_page, *large) if path in row_of}
+    return {
+        "cells": cells,
+        "results": list(map(named, results)),
+        "worst": [{**named(row), "map": maps[i] if maps else ""} for i, row in enumerate(worst_rows(scores))],
+        "has_maps": bool(maps),
+        "suspects": [{"fix": fix, **named({"path": fix.path})} for fix in suspects[:MAX_SUSPECTS]],
+        "n_suspects": len(suspects),
+        "problems": problems[:MAX_PROBLEMS],
+        "n_problems": len(problems),
+        "twins": [{"twin": twin, "pictures": [picture(path) for path in twin.paths]} for twin in twins],
+        "data": _data(context, cells, root, {row_of[p]: small[p] for p in small if p in row_of and p not in shown}),
+    }
 
 
-def _matrix_rows(scores: Scores) -> list[dict[str, Any]]:
-    names = [row.name for row in scores.per_class]
-    rows = []
-    for k, counts in enumerate(scores.confusion):
-        total = max(sum(counts), 1)
-        # The square root keeps single mistakes visible beside hundreds of right answers.
-        cells = [
-            {
-                "count": count,
-                "kind": "right" if j == k else "wrong",
-                "strength": f"{0.75 * sqrt(count / total):.2f}",
-                "title": f"given {names[k]}, predicted {names[j]}: {count:,} of {sum(counts):,}" if count else "",
-            }
-            for j, count in enumerate(counts)
-        ]
-        rows.append({"name": names[k], "cells": cells})
-    return rows
+def _is_suspect(fix: Fix) -> bool:
+    return bool(fix.suggested) and fix.suggested != fix.given
 
 
-def _class_rows(scores: Scores, n_by_class: Mapping[str, int]) -> list[dict[str, Any]]:
-    rows = []
-    for k, row in enumerate(scores.per_class):
-        n_right = scores.confusion[k][k]
-        low, high = wilson_interval(n_right, row.support)
-        n_predicted = sum(counts[k] for counts in scores.confusion)
-        rows.append(
-            {
-                "name": row.name,
-                "n": f"{n_by_class[row.name]:,}" if row.name in n_by_class else UNKNOWN,
-                "support": row.support,
-                "recall": percent(row.recall) if row.support else UNKNOWN,
-                "interval": f"{percent(low)} to {percent(high)}" if row.support else UNKNOWN,
-                "width": f"{100 * row.recall:.1f}%",
-                "precision": percent(row.precision) if n_predicted else UNKNOWN,
-                "f1": f"{row.f1:.3f}" if row.support or n_predicted else UNKNOWN,
-            }
-        )
-    return rows
+def _large(context: ReportContext, paths: Sequence[str]) -> dict[str, bytes]:
+    if context.pictures is None or not paths:
+        return {}
+    squares = context.pictures.squares_of(paths)
+    return {
+        path: webp_bytes(square, LARGE_PX, LARGE_QUALITY, 4) for path, square in zip(paths, squares, strict=True)
+    }  # fmt: skip
 
 
-def _worst_rows(context: ReportContext) -> list[dict[str, Any]]:
-    return [
-        {
-            "src": _data_uri(context.thumbnails[row.path]) if row.path in context.thumbnails else "",
-            "path": row.path,
-            "given": row.given,
-            "predicted": row.predicted,
-            "probability": percent(row.probability),
-            "given_probability": percent(exp(-row.loss)),
-            "loss": f"{row.loss:.2f}",
-            "wrong": row.given != row.predicted,
-            "unsure": row.probability < UNSURE,
-        }
-        for row in context.result.scores.top_losses
-    ]
-
-
-def _epoch_rows(history: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    best = min((epoch["valid_error"] for epoch in history if "valid_error" in epoch), default=None)
-    first_best = next((i for i, epoch in enumerate(history) if epoch.get("valid_error") == best), -1)
-    columns = [name for name in _EPOCH_COLUMNS if history and name in history[0]]
-    return [
-        {
-            "cells": [_epoch_cell(name, epoch.get(name)) for name in columns],
-            "best": best is not None and i == first_best,
-        }
-        for i, epoch in enumerate(history)
-    ]
-
-
-def _epoch_cell(name: str, value: Any) -> str:
-    if value is None:
-        return UNKNOWN
-    if name == "phase":
-        return _LAYERS.get(str(value), str(value))
-    if name in ("valid_error", "best_error"):
-        return percent(float(value))
-    if name == "seconds":
-        return _duration(float(value))
-    return f"{value:.4f}" if name.endswith("loss") else f"{value:,.0f}"
-
-
-def _stage_rows(context: ReportContext) -> list[dict[str, str]]:
-    seconds = dict(context.timings or context.result.seconds)
-    total = seconds.pop("total", sum(seconds.values()))
-    longest = max(seconds.values(), default=0.0) or 1.0
-    rates = context.result.rates_per_s
-    names = [*seconds, *(name for name in rates if name not in seconds)]
-    rows = [
-        {
-            "name": name.replace("_", " "),
-            "time": _duration(seconds[name]) if name in seconds else "",
-            "width": f"{100 * seconds[name] / longest:.1f}%" if name in seconds else "",
-            "rate": f"{rates[name]:,.0f} per second" if name in rates else "",
-        }
-        for name in names
-    ]
-    return [*rows, {"name": "total", "time": _duration(total), "width": "", "rate": ""}]
-
-
-def _planned_rows(result: RunResult) -> list[tuple[str, str, str]]:
-    if not result.planned_s:
+def _overlays(context: ReportContext) -> list[str]:
+    """The worst photos under what the model saw in them; none where that is not known."""
+    if context.maps is None or context.pictures is None:
         return []
-    both = planned_and_actual(result)
-    return [(name, _duration(planned), _duration(actual)) for name, (planned, actual) in both.items()]
+    squares = context.pictures.squares_of([row.path for row in context.result.scores.top_losses])
+    return [
+        data_uri(webp_bytes(overlay(square, activation), LARGE_PX, LARGE_QUALITY, 4))
+        for square, activation in zip(squares, context.maps, strict=True)
+    ]
 
 
-def _duration(seconds: float) -> str:
-    if seconds < 99.95:
-        return f"{seconds:.{2 if seconds < 1 else 1}f}\u00a0s"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes:,}\u00a0min {rest}\u00a0s"
+def _root(paths: Sequence[str]) -> str:
+    """The folder that all absolute paths share: it tells no photos apart, and is nobody's business."""
+    return f"{os.path.commonpath(paths)}/" if len(paths) > 1 and all(map(os.path.isabs, paths)) else ""
 
 
-def _data_uri(image: bytes) -> str:
-    return "data:image/jpeg;base64," + base64.b64encode(image).decode()
+def _data(context: ReportContext, cells: Sequence[Cell], root: str, thumbs: Mapping[int, bytes]) -> Markup:
+    """What the script needs, as JSON that cannot end the element it stands in."""
+    answers = context.answers
+    if answers is None:
+        return Markup("{}")
+    top = answers.probabilities.max(axis=1)
+    value = {
+        "n": len(answers.labels),
+        "classes": [_showable(name) for name in context.result.classes],
+        "photos": {
+            row: [_showable(answers.paths[row].removeprefix(root)), round(float(top[row]), 4)]
+            for cell in cells
+            for row in cell.rows
+        },
+        "cells": {f"{cell.given},{cell.predicted}": [cell.n, cell.rows] for cell in cells},
+        "sure": slider_rows(answers),
+        "thumbs": {row: base64.b64encode(image).decode() for row, image in thumbs.items()},
+    }
+    text = json.dumps(value, separators=(",", ":"))
+    for sign in "<>&":
+        text = text.replace(sign, f"\\u{ord(sign):04x}")
+    return Markup(text)  # noqa: S704 - neither a tag nor a comment can begin in it
 
 
 def _showable(value: Any) -> Any:
@@ -270,11 +324,20 @@ def _showable(value: Any) -> Any:
     return value
 
 
+def _hash(text: str) -> str:
+    return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"
+
+
+@cache
+def _asset(name: str) -> str:
+    return files("heeler.judge").joinpath(name).read_text(encoding="utf-8")
+
+
 @cache
 def _template() -> Template:
-    text = files("heeler.judge").joinpath("report.html.j2").read_text(encoding="utf-8")
     environment = Environment(
         autoescape=True, finalize=_showable, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters["percent"] = percent
-    return environment.from_string(text)
+    environment.filters["duration"] = duration
+    return environment.from_string(_asset("report.html.j2"))

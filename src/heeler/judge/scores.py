@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -17,9 +17,11 @@ from heeler.errors import BundleError, DataError, HeelerError, UsageError
 from heeler.records import ClassScore, FloatArray, IntArray, Scores, TopLoss
 
 __all__ = [
+    "ReliabilityBin",
     "calibration_error",
     "fit_temperature",
     "log_loss",
+    "reliability",
     "score",
     "scores_from_json",
     "scores_to_json",
@@ -33,6 +35,15 @@ PROBABILITY_FLOOR = float(np.finfo(np.float32).eps)
 TEMPERATURE_BOUNDS = (0.05, 20.0)
 TEMPERATURE_PRIOR_PHOTOS = 10.0
 _Doubles = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class ReliabilityBin:
+    """Photos that the model is about equally sure of: how many, its mean probability, the share that was right."""
+
+    n: int
+    stated: float
+    right: float
 
 
 def wilson_interval(n_wrong: int, n: int, z: float = 1.959964) -> tuple[float, float]:
@@ -87,8 +98,8 @@ def log_loss(probabilities: FloatArray, labels: IntArray) -> float:
     return float(_losses(probabilities, labels).mean()) if len(labels) else 0.0
 
 
-def calibration_error(probabilities: FloatArray, labels: IntArray, n_bins: int = 15) -> float:
-    """Expected calibration error of the top class: how far stated probabilities are from shares of right answers.
+def reliability(probabilities: FloatArray, labels: IntArray, n_bins: int = 15) -> tuple[ReliabilityBin, ...]:
+    """Stated probabilities of the top class beside shares of right answers.
 
     Photos are sorted by the probability of their top class and cut into bins of equal mass, which has less bias
     than bins of equal width: R. Roelofs et al., Mitigating bias in calibration error estimation, AISTATS 2022.
@@ -100,18 +111,35 @@ def calibration_error(probabilities: FloatArray, labels: IntArray, n_bins: int =
         n_bins: number of bins; fewer photos than that make one bin each.
 
     Returns:
-        A share in [0, 1]; 0 for no photos.
+        The bins, least sure first; none for no photos.
     """
     n = len(labels)
     if n == 0:
-        return 0.0
+        return ()
     confidence = probabilities.max(axis=1).astype(np.float64)
     right = (probabilities.argmax(axis=1) == labels).astype(np.float64)
     _, tie = np.unique(confidence, return_inverse=True)
     right = (np.bincount(tie, weights=right) / np.bincount(tie))[tie]
     order = np.argsort(confidence, kind="stable")
-    bins = np.array_split(order, min(n_bins, n))
-    return min(1.0, float(sum(abs((right[rows] - confidence[rows]).sum()) for rows in bins)) / n)
+    return tuple(
+        ReliabilityBin(len(rows), float(confidence[rows].mean()), float(right[rows].mean()))
+        for rows in np.array_split(order, min(n_bins, n))
+    )
+
+
+def calibration_error(probabilities: FloatArray, labels: IntArray, n_bins: int = 15) -> float:
+    """Expected calibration error of the top class: how far stated probabilities are from shares of right answers.
+
+    Args:
+        probabilities: (N, K) in [0, 1].
+        labels: (N,) class indices in [0, K).
+        n_bins: as in ``reliability``, whose bins' distances are averaged.
+
+    Returns:
+        A share in [0, 1]; 0 for no photos.
+    """
+    bins = reliability(probabilities, labels, n_bins)
+    return min(1.0, sum(each.n * abs(each.right - each.stated) for each in bins) / max(len(labels), 1))
 
 
 def fit_temperature(logits: FloatArray, labels: IntArray) -> float:

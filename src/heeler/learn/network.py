@@ -9,9 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from heeler.data.rows import Rows
-from heeler.learn.backbone import FeatureNet, weights_key
+from heeler.learn.backbone import FeatureNet, Normalise, head_of, weights_key
 from heeler.learn.engines import BATCH, Engine, pick_engine, torch_engine
 from heeler.records import ByteArray, FloatArray, IntArray, OnEvent, Preprocessing, Progress, short_hash
+
+# Photos whose last feature maps are computed at once, and how far the mean of a map may be off its logit.
+MAPS_BATCH = 8
+MAPS_TOLERANCE = 1e-3
 
 
 class LogitNet(nn.Module):
@@ -66,3 +70,39 @@ def network_logits(model: Any, spec: Preprocessing, rows: Rows, wanted: IntArray
         outputs.append(logits)
         on_event(Progress(min(len(wanted), len(outputs) * BATCH)))
     return np.concatenate(outputs)
+
+
+@torch.inference_mode()
+def last_maps(model: Any, spec: Preprocessing, squares: ByteArray) -> FloatArray | None:
+    """The last feature map of some photos, where the head is a mean over its places and one linear layer.
+
+    Args:
+        model: timm network with its head, in evaluation mode.
+        spec: the preprocessing before it.
+        squares: (N, S, S, 3) uint8.
+
+    Returns:
+        (N, D, h, w) float32; None where the network does otherwise between the map and its head, so that no place
+        has a share of the logit to its name: attention, more layers, another pooling.
+    """
+    normalise, head = Normalise(spec), head_of(model)
+    device = next(model.parameters()).device
+    found: list[FloatArray] = []
+    for start in range(0, len(squares), MAPS_BATCH):
+        batch = normalise(torch.from_numpy(squares[start : start + MAPS_BATCH])).to(device)
+        features: Tensor = model.forward_features(batch)
+        if features.ndim != 4:
+            return None
+        maps = features
+        if maps.shape[1] != head.weight.shape[1]:
+            maps = maps.permute(0, 3, 1, 2)  # channels last, as some transformers have them
+        if maps.shape[1] != head.weight.shape[1]:
+            return None
+        arrays = maps.float().cpu().numpy()
+        if start == 0:
+            logits = model.forward_head(features).float().cpu().numpy()
+            off = np.abs(head.logits(arrays.mean((2, 3))) - logits).max()
+            if off > MAPS_TOLERANCE * max(1.0, float(np.abs(logits).max())):
+                return None
+        found.append(arrays)
+    return np.concatenate(found) if found else None

@@ -25,11 +25,20 @@ CHOICE_SHARE, LONG_CHOICE_SHARES = 0.15, (0.35, 0.5)
 FROZEN_SHARE = 0.85
 # Photos on which settings can be told apart at all, and beyond which more say little new.
 MIN_SAMPLE, MAX_SAMPLE = 160, 1500
-# Seconds of what is written, before tuning and after it: the bundle, the predictions, the report.
-WRITE_S = 0.5
+# Seconds of what is written, once before tuning and once after it: the bundle, the predictions, the report and the
+# network's look at the worst photos. The first report makes a picture of each photo that is judged, up to so many.
+WRITE_S = 1.2
+PICTURE_S, MOST_PICTURES = 6e-4, 1000
+# Seconds to look for flaws: neighbours in feature space, blur, duplicates; before tuning.
+FLAWS_S_PER_PHOTO = 1.5e-4
 # Floating-point operations of the probe's choice of penalty for each photo, class and feature: 5 folds, 124 gradients.
 FIT_WORK = 5 * 124 * 4
 FIT_BASE_S = 0.8
+# Shares of the photos that the learning curve's heads are fitted on besides all, and the gradients of these fits, each
+# counted by its share. A run of less than a minute goes without.
+CURVE_SHARES = (0.1, 0.2, 0.4, 0.7)
+CURVE_WORK = 4 * 20
+LEAST_CURVE_S = 60.0
 # Near duplicates: each pair of photos is glanced at.
 SPLIT_S_PER_PHOTO, SPLIT_S_PER_PAIR = 4e-5, 5e-9
 # At least so many photos of a class are read where the budget is too short for all.
@@ -61,8 +70,28 @@ def fit_s(rates: Rates, n_photos: int, n_classes: int, n_features: int = 1280) -
     return FIT_BASE_S + FIT_WORK * n_photos * n_classes * n_features / rates.fit_per_s
 
 
+def flaws_s(n_photos: int) -> float:
+    """Seconds to look for flaws in photos and labels."""
+    return FLAWS_S_PER_PHOTO * n_photos
+
+
+def curve_shares(budget_s: float) -> tuple[float, ...]:
+    """Shares of the photos for the learning curve of a run of so many seconds; 0 is no limit."""
+    return CURVE_SHARES if not budget_s or budget_s >= LEAST_CURVE_S else ()
+
+
+def curve_s(rates: Rates, n_photos: int, n_classes: int, budget_s: float, n_features: int = 1280) -> float:
+    """Seconds to fit the heads of the learning curve."""
+    return CURVE_WORK * len(curve_shares(budget_s)) * n_photos * n_classes * n_features / rates.fit_per_s
+
+
+def write_s(n_judged: int) -> float:
+    """Seconds to write everything the first time."""
+    return WRITE_S + PICTURE_S * min(n_judged, MOST_PICTURES)
+
+
 def finish_s(rates: Rates, setting: Setting, n_judged: int) -> float:
-    """Seconds to judge a tuned network on some photos and to write everything."""
+    """Seconds to judge a tuned network on some photos and to write everything once more."""
     # Tuned weights are judged in fp32, which takes up to twice as long as the features' bf16.
     return rates.engine_s + 2 * forward_s(rates, setting, n_judged) + WRITE_S
 
@@ -89,8 +118,9 @@ def plan_run(
         may_tune: whether any are left to judge it by.
     """
     n_found, n_classes = sum(counts), len(counts)
-    first, n_read = _first_setting(budget_s - elapsed_s - WRITE_S, n_found, n_classes, rates, "image_px" in free)
-    left_s = budget_s - elapsed_s - WRITE_S - _pass_s(first, n_read, n_classes, rates)
+    room_s = budget_s - elapsed_s - write_s(round(judged * n_found))
+    first, n_read = _first_setting(room_s, n_found, n_classes, rates, "image_px" in free)
+    left_s = room_s - _pass_s(first, n_read, n_classes, rates)
     few = f"{n_read:,} of {n_found:,} photos: too little time for all" if n_read < n_found else f"{n_read:,} photos"
     known = f", {100 * rates.known:.0f} % of them known from an earlier run" if rates.known >= 0.005 else ""
     before = [
@@ -102,7 +132,7 @@ def plan_run(
     def with_choice(share: float) -> Plan:
         tried, n_sample = _choice(first, n_read, n_classes, rates, share * budget_s, left_s, free)
         choice = PlannedStage("choose", _choice_s(tried, n_sample, n_classes, rates), _choice_text(tried, n_sample))
-        rest = _after_choice(first, n_read, n_classes, rates, forward_s(rates, first, n_read - n_sample))
+        rest = _after_choice(first, n_read, n_classes, rates, forward_s(rates, first, n_read - n_sample), budget_s)
         stages = (*before, choice, *rest)
         made = Plan(budget_s, first, tuple(tried), n_found, n_read, n_sample, judged, rates, stages, may_tune)
         return _filled(made, first)
@@ -127,7 +157,7 @@ def plan_rest(plan: Plan, setting: Setting, rate_per_s: float, elapsed_s: float,
     n_left, rates = plan.n_read - plan.n_sample, plan.rates  # what was tried on the sample is known
     past = [stage for stage in plan.stages if stage.name in ("prepare", "decode", "split", "choose")]
     again = [PlannedStage("decode again", n_left / rates.decode_per_s, f"as {setting} wants the photos")]
-    rest = _after_choice(setting, plan.n_read, n_classes, rates, n_left / rate_per_s)
+    rest = _after_choice(setting, plan.n_read, n_classes, rates, n_left / rate_per_s, plan.budget_s)
     if setting == plan.first:
         again = []
     late_s = elapsed_s - sum(stage.seconds for stage in past)
@@ -135,20 +165,22 @@ def plan_rest(plan: Plan, setting: Setting, rate_per_s: float, elapsed_s: float,
 
 
 def _after_choice(
-    setting: Setting, n_photos: int, n_classes: int, rates: Rates, features_s: float
+    setting: Setting, n_photos: int, n_classes: int, rates: Rates, features_s: float, budget_s: float
 ) -> list[PlannedStage]:
+    probe_s = fit_s(rates, n_photos, n_classes) + curve_s(rates, n_photos, n_classes, budget_s)
     return [
         PlannedStage("features", features_s, f"{setting}, of the photos that were not tried"),
-        PlannedStage("probe", fit_s(rates, n_photos, n_classes), "the last layer, its penalty by inner folds"),
+        PlannedStage("probe", probe_s, "the last layer, its penalty by inner folds"),
         PlannedStage("tune", 0, ""),
-        PlannedStage("finish", WRITE_S, "judge, write the model, the predictions and the report"),
+        PlannedStage("finish", flaws_s(n_photos), "judge, write the model, the predictions and the report"),
     ]
 
 
 def _filled(plan: Plan, setting: Setting, late_s: float = 0) -> Plan:
     """Give what is left of the budget to tuning and to judging what it makes, where that is enough to be of use."""
-    frozen_s = max(0.0, late_s) + sum(stage.seconds for stage in plan.stages)
-    judge_s = finish_s(plan.rates, setting, round(plan.judged * plan.n_read)) - WRITE_S
+    n_judged = round(plan.judged * plan.n_read)
+    frozen_s = max(0.0, late_s) + sum(stage.seconds for stage in plan.stages) + write_s(n_judged)
+    judge_s = finish_s(plan.rates, setting, n_judged)
     left_s = plan.budget_s - frozen_s - judge_s
     n_train = _n_train(plan)
     depth, gain = best_depth(plan.rates, setting, n_train, left_s)
@@ -158,7 +190,8 @@ def _filled(plan: Plan, setting: Setting, late_s: float = 0) -> Plan:
     else:
         why = "too little time for two passes over the photos" if plan.may_tune else "no photo is left to judge it by"
         tune, judge_s = PlannedStage("tune", 0, f"nothing: {why}"), 0
-    rest = {"tune": tune, "finish": PlannedStage("finish", WRITE_S + judge_s, plan.stages[-1].why)}
+    last_s = write_s(n_judged) + plan.stages[-1].seconds + judge_s
+    rest = {"tune": tune, "finish": replace(plan.stages[-1], seconds=last_s)}
     return replace(plan, stages=tuple(rest.get(stage.name, stage) for stage in plan.stages))
 
 
@@ -182,7 +215,7 @@ def _first_setting(left_s: float, n_found: int, n_classes: int, rates: Rates, ma
 
 def _pass_s(setting: Setting, n_photos: int, n_classes: int, rates: Rates) -> float:
     frozen_s = read_s(rates, n_photos) + forward_s(rates, setting, n_photos) + fit_s(rates, n_photos, n_classes)
-    return frozen_s + split_s(n_photos)
+    return frozen_s + split_s(n_photos) + flaws_s(n_photos)
 
 
 def _choice(
@@ -271,16 +304,16 @@ def choose(plan: Plan, trials: Sequence[Trial], elapsed_s: float, n_classes: int
     Returns:
         The trial of the smallest expected loss among those whose pass over all photos fits; the first is always one.
     """
-    first = trials[0]
+    first, n_judged = trials[0], round(plan.judged * plan.n_read)
 
     def left_s(trial: Trial) -> float:
         n_left = plan.n_read - trial.n_photos
         again_s = 0.0 if trial is first else n_left / plan.rates.decode_per_s
-        frozen_s = n_left / trial.rate_per_s + fit_s(plan.rates, plan.n_read, n_classes)
-        return plan.budget_s - elapsed_s - WRITE_S - again_s - frozen_s
+        frozen_s = n_left / trial.rate_per_s + fit_s(plan.rates, plan.n_read, n_classes) + flaws_s(plan.n_read)
+        return plan.budget_s - elapsed_s - write_s(n_judged) - again_s - frozen_s
 
     def expected(trial: Trial) -> float:
-        tune_s = left_s(trial) + WRITE_S - finish_s(plan.rates, trial.setting, round(plan.judged * plan.n_read))
+        tune_s = left_s(trial) - finish_s(plan.rates, trial.setting, n_judged)
         gain = best_depth(plan.rates, trial.setting, n_tuned, tune_s)[1] if plan.may_tune else 0.0
         return trial.loss * (1 - gain)
 
@@ -307,4 +340,4 @@ def tuning_s(plan: Plan, setting: Setting, elapsed_s: float, n_judged: int) -> f
         elapsed_s: seconds of the run until now.
         n_judged: photos of the valid and the test part.
     """
-    return plan.budget_s - elapsed_s - finish_s(plan.rates, setting, n_judged)
+    return plan.budget_s - elapsed_s - write_s(n_judged) - finish_s(plan.rates, setting, n_judged)

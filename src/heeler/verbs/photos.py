@@ -5,8 +5,10 @@ from __future__ import annotations
 import signal
 import sys
 from pathlib import Path
+from typing import Any
 
 from heeler import options
+from heeler.errors import UsageError
 from heeler.exits import print_json
 
 
@@ -19,20 +21,31 @@ def check(
     valid: options.Valid = 0.1,
     seed: options.Seed = 42,
     alpha: options.Alpha = "#ffffff",
+    deep: options.Deep = False,
+    out: options.FixesOut = None,
     json: options.Json = False,
     debug: options.Debug = False,
 ) -> int:
     """Look at labelled photos without training.
 
-    What is there, what is left out and why, duplicates, classes that are too small.
+    What is there, what is left out and why, duplicates, classes that are too small. With
+    --deep also labels that may be wrong, outliers, and blurred, dark, blank, tiny or
+    odd-shaped photos; they are written to a table for heeler train --fixes.
 
     \b
     Examples:
       heeler check photos/
+      heeler check photos/ --deep --out fixes.csv
       heeler check labels.csv --json > check.json
     """
     options.need(source, "a folder of photos, a table or an archive")
     colour = options.parse_colour(alpha)
+    if out is not None and not deep:
+        raise UsageError("--out goes with --deep", hint="add --deep: a plain check writes nothing")
+    if deep:
+        settings = {"labels": labels, "nested": nested, "group_by": group_by, "test": test, "valid": valid,
+                    "seed": seed, "alpha": colour}  # fmt: skip
+        return _check_deep(source, settings, out, json=json)
     from heeler.check import check as check_photos
     from heeler.errors import DataError
     from heeler.terminal import listener, print_check
@@ -47,6 +60,21 @@ def check(
     else:
         print_check(result)
     return DataError.exit_code if result.problems else 0
+
+
+def _check_deep(source: Path, settings: dict[str, Any], out: Path | None, *, json: bool) -> int:
+    from heeler.deep import DEFAULT_FIXES, check_deep
+    from heeler.errors import DataError
+    from heeler.plans import TrainOptions
+    from heeler.terminal import listener, print_deep
+
+    with listener() as on_event:
+        result = check_deep(source, TrainOptions(**settings), out=out or DEFAULT_FIXES, on_event=on_event)
+    if json:
+        print_json(result.to_json())
+    else:
+        print_deep(result)
+    return DataError.exit_code if result.check.problems else 0
 
 
 def fix(
