@@ -29,7 +29,8 @@ import torch
 
 from heeler.learn import schedule, weights
 from heeler.learn.tune import fine_tune
-from heeler.records import Event, Progress, Recipe
+from heeler.plans import Recipe
+from heeler.records import Event, Progress
 from tiny import LABELS, SPEC, TRAIN, VALID, network, store
 
 # Everything that a run can have: both phases, statistics, a running average, mixing, a batch that is not full.

@@ -9,13 +9,14 @@ import socket
 import subprocess
 import sys
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from PIL import Image
 
-from heeler.data.catalogue import read_source, thin_catalogue, write_catalogue
+from heeler.data.catalogue import read_source, recall_catalogue, thin_catalogue, write_catalogue
 from heeler.errors import DataError, UsageError
 from heeler.records import Catalogue, Photo
 
@@ -325,3 +326,34 @@ def test_a_thin_catalogue_keeps_a_share_of_each_class_and_says_why_the_rest_is_n
         "not read: the minutes were too short for all photos"
     }
     assert thin_catalogue(whole, 127, 10, seed=1) == thin != thin_catalogue(whole, 127, 10, seed=2)
+
+
+def test_an_earlier_run_s_classes_and_verdicts_are_recalled_of_what_is_still_there(tmp_path: Path) -> None:
+    root = add(tmp_path / "pets", "train/cat/1.jpg", "train/dog/2.jpg", "test/cat/3.jpg", "train/dog/4.jpg")
+    (root / "train/cat/out.jpg").symlink_to("/etc/hostname")
+    (tmp_path / "labels.csv").write_text("folder,class\ncat,Katze\n")
+    found = read_source(root, labels=tmp_path / "labels.csv", group_by=r"(\d)\.jpg")
+    photos = [replace(photo, sha256=f"{n}", format="JPEG") for n, photo in enumerate(found.photos)]
+    photos[-1] = replace(photos[-1], status="unreadable", reason="is cut short")
+    write_catalogue(tmp_path / "c.csv", replace(found, photos=tuple(photos)), {"train/cat/1.jpg": "valid"})
+    (root / "train/dog/2.jpg").unlink()
+    add(root, "train/dog/new.jpg")
+    text = (tmp_path / "c.csv").read_text().replace("left_out,a link that leaves the folder", "ok,")
+    (tmp_path / "c.csv").write_text(text)
+    recalled = by_path(recall_catalogue(root, tmp_path / "c.csv"))
+    assert list(recalled) == ["test/cat/3.jpg", "train/cat/1.jpg", "train/cat/out.jpg", "train/dog/4.jpg"]
+    first = recalled["train/cat/1.jpg"]
+    assert (first.label, first.part, first.group, first.format) == ("Katze", "train", "1", "JPEG")
+    assert first.sha256 and first.file == root / "train/cat/1.jpg"
+    assert (recalled["train/dog/4.jpg"].status, recalled["train/dog/4.jpg"].reason) == ("unreadable", "is cut short")
+    assert recalled["train/cat/out.jpg"].status == "left_out"
+
+
+@pytest.mark.parametrize("text", ["", "path,label\na,b\n", "path,class,split\n"])
+def test_what_is_no_catalogue_of_a_run_is_refused(tmp_path: Path, text: str) -> None:
+    root = add(tmp_path / "pets", "cat/1.jpg", "dog/2.jpg")
+    (tmp_path / "c.csv").write_text(text)
+    with pytest.raises(DataError, match="is no catalogue of a run"):
+        recall_catalogue(root, tmp_path / "c.csv")
+    with pytest.raises(DataError, match="cannot be read"):
+        recall_catalogue(root, tmp_path / "none.csv")

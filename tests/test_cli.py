@@ -16,18 +16,19 @@ from heeler import cli, doctor
 from heeler.errors import BundleError
 from heeler.options import parse_colour
 
-VERBS = ("train", "plan", "predict", "check", "preview", "get", "demo", "doctor")
+VERBS = ("train", "plan", "predict", "check", "fix", "preview", "get", "demo", "doctor")
 DATA_OPTIONS = {"--labels", "--nested", "--test", "--valid", "--seed", "--group-by", "--alpha"}
 TRAIN_OPTIONS = DATA_OPTIONS | {
     "--out", "--backbone", "--weights", "--image-px", "--fit", "--epochs", "--frozen-epochs", "--batch-size", "--lr",
-    "--augment", "--quiet", "--minutes", "--resume",
+    "--augment", "--quiet", "--minutes", "--resume", "--fixes",
 }  # fmt: skip
 OPTIONS = {
     "train": TRAIN_OPTIONS,
     "predict": {"--out", "--top", "--sort-into"},
     "plan": DATA_OPTIONS - {"--test", "--valid", "--seed", "--alpha"}
     | {"--minutes", "--backbone", "--weights", "--image-px", "--fit"},
-    "check": DATA_OPTIONS,
+    "check": DATA_OPTIONS | {"--deep", "--out"},
+    "fix": {"--photos", "--write-clean", "--no-browser", "--port"},
     "preview": DATA_OPTIONS - {"--test", "--valid"}
     | {"--out", "--augment", "--photos", "--variants", "--image-px", "--fit"},
     "get": {"--out", "--list", "--quiet"},

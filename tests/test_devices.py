@@ -19,7 +19,8 @@ from safetensors.torch import load_file, save_file
 from conftest import make_photos, run_heeler
 from heeler.data.rows import Rows
 from heeler.learn.tune import Tuned, fine_tune
-from heeler.records import Event, Note, Recipe
+from heeler.plans import Recipe
+from heeler.records import Event, Note
 from tiny import LABELS, SPEC, TRAIN, VALID, exact, network, store
 
 # The last batch of an epoch is one photo, which two processes cannot share.

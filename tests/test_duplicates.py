@@ -8,11 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image, ImageEnhance
+from PIL import Image, ImageEnhance, ImageFilter
+from scipy import ndimage
 from skimage import data as photos
 
 from conftest import SCENES, scene
 from heeler.data import duplicates as module
+from heeler.data.crops import cosines, low_frequencies
 from heeler.data.decode import decode
 from heeler.data.duplicates import mark_duplicates, near_duplicates, perceptual_hashes, thumbnails
 from heeler.records import ByteArray, Part, Photo, Preprocessing
@@ -78,13 +80,25 @@ def smaller(image: Image.Image) -> Image.Image:
     return image.resize((round(image.width * 0.7), round(image.height * 0.7)), Image.Resampling.BICUBIC)
 
 
+def cropped(image: Image.Image) -> Image.Image:
+    """95 % of each side, from a corner or from the middle."""
+    width, height = round(0.95 * image.width), round(0.95 * image.height)
+    red, green, _ = image.convert("RGB").getpixel((9, 9))
+    left, top = (image.width - width) * (red % 3) // 2, (image.height - height) * (green % 3) // 2
+    return image.crop((left, top, left + width, top + height))
+
+
 VARIANTS = {
     "quality 60": lambda image: jpeg(image, 60),
     "70 % of the size": smaller,
     "both": lambda image: jpeg(smaller(image), 60),
     "a little brighter": lambda image: ImageEnhance.Brightness(image).enhance(1.1),
     "grey": lambda image: image.convert("L"),
+    "mirrored": lambda image: jpeg(image.transpose(Image.Transpose.FLIP_LEFT_RIGHT), 80),
+    "cropped": lambda image: jpeg(cropped(image), 80),
 }
+# Textures such as gravel and grass have no detail that a miniature would keep.
+LEAST_FOUND = {"cropped": 0.8}
 MORE = (
     "astronaut",
     "brick",
@@ -102,7 +116,8 @@ MORE = (
 @pytest.fixture(scope="module")
 def different() -> list[Image.Image]:
     """Photos and pieces of photos, each another picture."""
-    pieces = [scene(name, number) for name in SCENES for number in range(12)]
+    # Coffee 11 is a part of coffee 6.
+    pieces = [scene(name, number) for name in SCENES for number in range(12) if (name, number) != ("coffee", 11)]
     whole = [Image.fromarray(getattr(photos, name)()).convert("RGB") for name in MORE]
     for image in whole:
         image.thumbnail((400, 400))
@@ -115,13 +130,38 @@ def test_near_duplicates_are_found_and_different_photos_are_not(different: list[
     found = near_duplicates(miniatures(different + [VARIANTS[variant](image) for image in different]))
     assert found == sorted(set(found)) and all(i < j for i, j in found)
     assert all(j == i + n for i, j in found), "two different photos were taken for one"
-    assert len(found) >= 0.95 * n
+    assert len(found) >= LEAST_FOUND.get(variant, 0.95) * n
 
 
-def test_turned_and_mirrored_photos_are_different(different: list[Image.Image]) -> None:
+def test_turned_photos_are_different(different: list[Image.Image]) -> None:
     image = different[0]
-    views = [image, image.transpose(Image.Transpose.FLIP_LEFT_RIGHT), image.transpose(Image.Transpose.ROTATE_180)]
+    views = [image, image.transpose(Image.Transpose.ROTATE_90), image.transpose(Image.Transpose.ROTATE_180)]
     assert near_duplicates(miniatures(views)) == []
+
+
+@pytest.mark.parametrize("share", [1.0, 0.97, 0.95])
+def test_crops_are_found_in_either_order_and_the_move_is_right(different: list[Image.Image], share: float) -> None:
+    whole = different[13]
+    side = round(share * 160)
+    part = whole.crop((160 - side, 0, 160, side))
+    for views in ([whole, part], [part, whole]):
+        assert near_duplicates(miniatures([*different[:3], *views])) == [(3, 4)]
+
+
+def test_a_small_part_and_a_shifted_view_are_no_crops(different: list[Image.Image]) -> None:
+    whole = different[13]
+    for box in ((40, 40, 120, 120), (0, 0, 110, 110)):
+        assert near_duplicates(miniatures([whole, whole.crop(box)])) == []
+    shifted = [whole.crop((0, 0, 150, 150)), whole.crop((10, 0, 160, 150))]
+    assert near_duplicates(miniatures(shifted)) == []
+
+
+def test_things_that_look_alike_but_for_detail_are_not_crops(different: list[Image.Image]) -> None:
+    rng = np.random.default_rng(0)
+    smooth = miniatures([different[0].filter(ImageFilter.GaussianBlur(12))]).astype(float)
+    detail = ndimage.gaussian_filter(rng.normal(0, 60, (300, 32, 32)), (0, 0.8, 0.8))
+    cells = np.clip(smooth + detail, 0, 255).astype(np.uint8)
+    assert near_duplicates(cells) == []
 
 
 def test_blank_photos_are_not_near_duplicates_of_anything() -> None:
@@ -150,23 +190,26 @@ def test_hashes_have_as_many_ones_as_zeros() -> None:
     assert set(bits.tolist()) == {32}
 
 
-def bands_apart(rng: np.random.Generator, n: int) -> np.ndarray:
-    """Hashes of which many differ in few bits."""
-    centres = rng.integers(0, 1 << 63, 20, dtype=np.uint64)
-    hashes = centres[rng.integers(0, 20, n)]
-    for _ in range(5):
-        flip = np.where(rng.random(n) < 0.8, np.uint64(1) << rng.integers(0, 64, n, dtype=np.uint64), np.uint64(0))
-        hashes = hashes ^ flip
-    return hashes
-
-
-def test_no_pair_of_close_hashes_is_missed_or_told_twice() -> None:
-    hashes = bands_apart(np.random.default_rng(0), 400)
-    differ = np.bitwise_count(hashes[:, None] ^ hashes[None, :])
-    wanted = {(i, j) for i, j in np.argwhere(differ <= module.HASH_RADIUS).tolist() if i < j}
-    assert len(wanted) > 500
-    found = np.concatenate(list(module._close_hashes(hashes, np.arange(400)))).tolist()
-    assert len(found) == len(wanted) and {(i, j) for i, j in found} == wanted
+def test_no_pair_that_is_alike_is_passed_over_or_told_twice(
+    different: list[Image.Image], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = miniatures(different).astype(np.float32)
+    images -= images.mean(axis=(1, 2), keepdims=True)
+    images /= np.linalg.norm(images, axis=(1, 2), keepdims=True)
+    basis = cosines(32)
+    low = low_frequencies(images, basis, basis)
+    low /= np.linalg.norm(low, axis=1, keepdims=True)
+    mirrored = low_frequencies(np.ascontiguousarray(images[:, :, ::-1]), basis, basis)
+    mirrored /= np.linalg.norm(mirrored, axis=1, keepdims=True)
+    monkeypatch.setattr(module, "MIN_SIMILAR", 0.5)
+    monkeypatch.setattr(module, "MIN_MIRRORED", 0.5)
+    for n_products in (1, 100, 1 << 21):
+        monkeypatch.setattr(module, "_PRODUCTS", n_products)
+        parts = list(module._similar(images))
+        for which, second in ((0, low), (1, mirrored)):
+            wanted = {(i, j) for i, j in np.argwhere(low @ second.T >= 0.5).tolist() if i < j}
+            found = np.concatenate([part[which] for part in parts]).tolist()
+            assert len(wanted) > 10 and len(found) == len(wanted) and {(i, j) for i, j in found} == wanted
 
 
 def test_a_camera_that_stands_still_gives_no_more_pairs_than_needed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -176,7 +219,7 @@ def test_a_camera_that_stands_still_gives_no_more_pairs_than_needed(monkeypatch:
     every = near_duplicates(frames)
     assert len(every) == 3 * 400 * 399 // 2
     monkeypatch.setattr(module, "MANY_PAIRS", 1000)
-    monkeypatch.setattr(module, "_HASH_PAIRS", 10_000)
+    monkeypatch.setattr(module, "_PRODUCTS", 10_000)
     few = near_duplicates(frames)
     assert len(few) < len(every) / 4 and set(few) < set(every)
     sets = module._components(np.array(few), 1200)

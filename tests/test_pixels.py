@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from conftest import scene, snapshot
 from heeler.data import pixels as module
@@ -74,6 +75,14 @@ def test_each_photo_has_the_miniature_of_its_square(photo_folder: Folder) -> Non
     _, pixels = read(photo_folder(cat=3))
     np.testing.assert_array_equal(pixels.thumbs, thumbnails(pixels.rows.take([0, 1, 2])))
     assert len(np.unique(pixels.thumbs.reshape(3, -1), axis=0)) == 3
+
+
+@pytest.mark.parametrize("size", [(160, 100), (100, 160), (160, 3), (160, 160)])
+def test_a_miniature_shows_the_photo_without_its_padding(tmp_path: Path, size: tuple[int, int]) -> None:
+    (tmp_path / "photos/white").mkdir(parents=True)
+    Image.new("RGB", size, "white").save(tmp_path / "photos/white/1.png")
+    _, pixels = read(tmp_path / "photos", replace(SPEC, fit="pad"))
+    assert pixels.thumbs.shape == (1, 32, 32) and (pixels.thumbs == 255).all()
 
 
 def test_a_second_run_decodes_nothing_and_opens_nothing(photo_folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:

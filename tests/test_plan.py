@@ -21,6 +21,7 @@ from heeler.learn.plan import (
     curve_s,
     curve_shares,
     fit_s,
+    flaws_s,
     forward_s,
     plan_rest,
     plan_run,
@@ -194,6 +195,16 @@ def test_the_learning_curve_is_planned_where_there_is_a_minute() -> None:
     assert 0.1 < curve_s(RATES, 7_000, 10, 300) < 1.5
     probe_s = planned(5, 7_000).seconds_of("probe")
     assert probe_s == pytest.approx(fit_s(RATES, 7_000, 10) + curve_s(RATES, 7_000, 10, 300))
+
+
+def test_the_time_to_look_for_flaws_is_planned() -> None:
+    assert 1 <= flaws_s(10_000) <= 2
+    probe_alone = planned(0.2, 300)
+    assert probe_alone.seconds_of("tune") == 0
+    assert probe_alone.seconds_of("finish") == pytest.approx(write_s(84) + flaws_s(300))
+    tuned = planned(5, 3_000)
+    judge_s = WRITE_S + 1.5 + 2 * forward_s(RATES, tuned.first, round(0.28 * 3_000))
+    assert tuned.seconds_of("finish") == pytest.approx(write_s(840) + flaws_s(3_000) + judge_s)
 
 
 def test_a_plan_survives_being_kept() -> None:

@@ -11,7 +11,8 @@ import torch
 
 from heeler.learn import schedule
 from heeler.learn.schedule import Cursor, Pace, is_timed, layer_groups, layer_rates, phases_of, rate_share
-from heeler.records import Epoch, Recipe
+from heeler.plans import Recipe
+from heeler.records import Epoch
 
 
 class Clock:

@@ -14,7 +14,8 @@ import torch
 from heeler.learn.stages import FirstStages, Views, first_engine, is_divisible, last_groups, last_stages
 from heeler.learn.tune import fine_tune
 from heeler.learn.weights import plain_state
-from heeler.records import Epoch, Event, Recipe, ignore_events
+from heeler.plans import Recipe
+from heeler.records import Epoch, Event, ignore_events
 from tiny import LABELS, SPEC, TRAIN, VALID, exact, network, store
 
 

@@ -384,12 +384,11 @@ def test_photos_of_a_group_stay_in_one_part(trained_run: TrainedRun, tmp_path: P
 
 
 def test_the_function_does_what_the_command_does(trained_run: TrainedRun, tmp_path: Path) -> None:
-    import heeler
+    from heeler.plans import TrainOptions
+    from heeler.train import train
 
-    options = heeler.TrainOptions(out=tmp_path / "run", image_px=64, minutes=None)
     told: list[object] = []
-    result = heeler.train(trained_run.source, options, told.append)
-    assert isinstance(result, heeler.RunResult)
+    result = train(trained_run.source, TrainOptions(out=tmp_path / "run", image_px=64, minutes=None), told.append)
     assert result.to_json()["error"] == trained_run.done.json["error"]
     assert result.scores.n == 48
     assert {type(event).__name__ for event in told} >= {"Stage", "Progress", "Done", "Note"}

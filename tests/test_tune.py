@@ -19,7 +19,8 @@ from heeler.learn import schedule, tune, weights, worker
 from heeler.learn.backbone import load_backbone, with_head
 from heeler.learn.checkpoint import read_checkpoint
 from heeler.learn.tune import Tuned, fine_tune
-from heeler.records import Epoch, Event, Head, Note, Progress, Recipe, ignore_events
+from heeler.plans import Recipe
+from heeler.records import Epoch, Event, Head, Note, Progress, ignore_events
 from tiny import LABELS, N_CLASSES, PX, SPEC, TRAIN, VALID, difference, exact, network, store
 
 FIXED = Recipe(epochs=2, frozen_epochs=1, batch_size=12, lr=2e-2)

@@ -15,7 +15,7 @@ from accelerate.state import AcceleratorState
 
 from conftest import SCENES, scene
 from heeler.data.rows import Rows, RowStore
-from heeler.learn import tune
+from heeler.learn import worker
 from heeler.records import Preprocessing
 
 PX = 64
@@ -56,7 +56,7 @@ def exact() -> Iterator[None]:
     n_threads = torch.get_num_threads()
     AcceleratorState._reset_state()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tune, "has_fast_bf16", lambda: False)
+        patch.setattr(worker, "has_fast_bf16", lambda: False)
         torch.set_num_threads(1)
         try:
             yield

@@ -1,11 +1,20 @@
 """heeler: a folder of labelled photos in, an image classifier you can trust out.
 
 Importing this package does not import torch; the public names load what they need when they are first used.
+
+Example:
+    >>> import heeler
+    >>> photos = heeler.open_folder("photos")
+    >>> run = heeler.train(photos, epochs=0, image_px=64, quiet=True)
+    >>> run.model.predict("photos/rocket/3.jpg")[0].label
+    'rocket'
 """
 
 from __future__ import annotations
 
 import importlib
+import sys
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 from heeler.errors import (
@@ -21,22 +30,16 @@ from heeler.errors import (
 if TYPE_CHECKING:
     from heeler.check import CheckResult as CheckResult
     from heeler.check import check as check
-    from heeler.plans import TrainOptions as TrainOptions
-    from heeler.records import (
-        Prediction as Prediction,
-    )
-    from heeler.records import (
-        Recipe as Recipe,
-    )
-    from heeler.records import (
-        RunResult as RunResult,
-    )
-    from heeler.records import (
-        Scores as Scores,
-    )
+    from heeler.dataset import PhotoFolder as PhotoFolder
+    from heeler.dataset import open_folder as open_folder
+    from heeler.estimator import PhotoClassifier as PhotoClassifier
+    from heeler.records import Prediction as Prediction
+    from heeler.records import Scores as Scores
+    from heeler.run import Run as Run
+    from heeler.run import open_run as open_run
     from heeler.ship.predict import Classifier as Classifier
     from heeler.ship.predict import load as load
-    from heeler.train import train as train
+    from heeler.training import train as train
 
 __version__ = "0.1.0.dev0"
 
@@ -47,43 +50,56 @@ __all__ = [
     "DataError",
     "HeelerError",
     "Interrupted",
+    "PhotoClassifier",
+    "PhotoFolder",
     "Prediction",
-    "Recipe",
     "ResourceError",
-    "RunResult",
+    "Run",
     "Scores",
-    "TrainOptions",
     "UnreadableError",
     "UsageError",
     "__version__",
     "check",
     "load",
+    "open_folder",
+    "open_run",
     "train",
 ]
 
 
-def __getattr__(name: str) -> object:
-    """Load a public name, and with it all that have the same home, on first use.
+class _Package(ModuleType):
+    """This package: when its module ``train`` or ``check`` is imported, the function of that name keeps its place."""
 
-    Importing ``heeler.train`` puts that module under the name of the function in it, which is what users mean.
-    """
+    def __setattr__(self, name: str, value: object) -> None:
+        if not (isinstance(value, ModuleType) and name in __all__):
+            super().__setattr__(name, value)
+
+
+# The way that Python documents for a module whose attributes are not to be set by the import system.
+sys.modules[__name__].__class__ = _Package
+
+
+def __getattr__(name: str) -> object:
+    """Load a public name on first use."""
     homes = {
         "CheckResult": "heeler.check",
         "Classifier": "heeler.ship.predict",
+        "PhotoClassifier": "heeler.estimator",
+        "PhotoFolder": "heeler.dataset",
         "Prediction": "heeler.records",
-        "Recipe": "heeler.records",
-        "RunResult": "heeler.records",
+        "Run": "heeler.run",
         "Scores": "heeler.records",
-        "TrainOptions": "heeler.train",
         "check": "heeler.check",
         "load": "heeler.ship.predict",
-        "train": "heeler.train",
+        "open_folder": "heeler.dataset",
+        "open_run": "heeler.run",
+        "train": "heeler.training",
     }
     if name not in homes:
         raise AttributeError(f"module 'heeler' has no attribute {name!r}")
-    module = importlib.import_module(homes[name])
-    globals().update({other: getattr(module, other) for other, home in homes.items() if home == homes[name]})
-    return globals()[name]
+    found: object = getattr(importlib.import_module(homes[name]), name)
+    globals()[name] = found
+    return found
 
 
 def __dir__() -> list[str]:

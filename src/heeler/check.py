@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from heeler.clock import Clock
 from heeler.data.catalogue import read_source
-from heeler.data.duplicates import near_duplicates
-from heeler.data.pixels import read_photos
+from heeler.data.duplicates import exact_duplicates, near_duplicates
+from heeler.data.pixels import Pixels, read_photos
 from heeler.data.split import MIN_PHOTOS_PER_CLASS, find_problems, split_photos
 from heeler.errors import DataError
-from heeler.records import Catalogue, OnEvent, Part, Photo, Preprocessing, ignore_events
+from heeler.keywords import label_map
+from heeler.plans import LabelMap
+from heeler.records import Catalogue, OnEvent, Part, Photo, Preprocessing, Split, ignore_events
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,12 @@ class CheckResult:
         problems: why training could not start; empty where it could.
         seconds: wall time of the check.
         rates_per_s: photos for each second, by stage.
+
+    Example:
+        >>> import heeler
+        >>> found = heeler.check("photos")
+        >>> found.n_usable, found.classes[0], found.size_px[1]
+        (48, ('cat', 12), (160, 160))
     """
 
     source: str
@@ -80,7 +88,7 @@ class CheckResult:
 def check(
     source: str | Path,
     *,
-    labels: Path | None = None,
+    labels: Mapping[str, str | None] | LabelMap | str | None = None,
     nested: bool = False,
     group_by: str | None = None,
     test: float = 0.2,
@@ -95,7 +103,7 @@ def check(
 
     Args:
         source: folder, table or archive of labelled photos; it is never written to.
-        labels: CSV that renames, merges or drops class folders.
+        labels: CSV, or a mapping of folder to class, that renames, merges or (None) drops class folders.
         nested: the class is the whole path below the source, not its first level.
         group_by: a column of the CSV, or a regex on the path.
         test: share of the photos that a training would keep for testing.
@@ -107,30 +115,60 @@ def check(
     Raises:
         UsageError: the source or an option does not make sense.
         DataError: nothing in the source can be read as labelled photos.
+
+    Example:
+        >>> import heeler
+        >>> heeler.check("photos", labels={"cat": "animal"}).problems
+        ()
     """
-    clock = Clock(on_event)
+    labels, clock = label_map(labels), Clock(on_event)
     with clock.stage("list files", unit="files"):
         catalogue = read_source(Path(source), labels=labels, nested=nested, group_by=group_by)
+    spec = replace(Preprocessing(), alpha=alpha)
+    return result_of(read_all(catalogue, spec, clock, test=test, valid=valid, seed=seed), clock)
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A source that was read; ``split`` is None, and ``problems`` say why, where training could not start."""
+
+    catalogue: Catalogue
+    pixels: Pixels
+    pairs: Sequence[tuple[int, int]]
+    split: Split | None
+    problems: Sequence[str]
+
+
+def read_all(
+    catalogue: Catalogue, spec: Preprocessing, clock: Clock, *, test: float, valid: float, seed: int
+) -> Reading:
+    """Read each file of a catalogue once, look for duplicates, and split the photos if that can be done.
+
+    Args:
+        catalogue: as listed.
+        spec: how a photo becomes a square of pixels.
+        clock: of the check.
+        test: share of the photos to draw for testing.
+        valid: share of the rest to draw for choosing.
+        seed: of the split.
+    """
     with clock.stage("decode", total=len(catalogue.usable)) as tell:
-        catalogue, pixels = read_photos(catalogue, replace(Preprocessing(), alpha=alpha), tell)
+        catalogue, pixels = read_photos(catalogue, spec, tell)
         clock.count("decode", pixels.n_decoded)
     with clock.stage("duplicates", unit=""):
         pairs = near_duplicates(pixels.thumbs)
-    problems, parts = find_problems(catalogue), []
+    problems, split = find_problems(catalogue), None
     try:
-        parts = [] if problems else split_photos(catalogue, pairs, test=test, valid=valid, seed=seed).part_of()
+        split = None if problems else split_photos(catalogue, pairs, test=test, valid=valid, seed=seed)
     except DataError as error:
         problems = [error.message]
-    return _result(catalogue, pairs, parts, problems, clock)
+    return Reading(catalogue, pixels, pairs, split, problems)
 
 
-def _result(
-    catalogue: Catalogue,
-    pairs: Sequence[tuple[int, int]],
-    parts: Sequence[Part],
-    problems: Sequence[str],
-    clock: Clock,
-) -> CheckResult:
+def result_of(reading: Reading, clock: Clock) -> CheckResult:
+    """What a reading found."""
+    catalogue, pairs, problems = reading.catalogue, reading.pairs, reading.problems
+    parts = reading.split.part_of() if reading.split else []
     usable = catalogue.usable
     counts = Counter(photo.label for photo in usable)
     exact = exact_duplicates(catalogue)
@@ -150,15 +188,6 @@ def _result(
         seconds=clock.totals()["total"],
         rates_per_s=clock.rates_per_s,
     )
-
-
-def exact_duplicates(catalogue: Catalogue) -> list[list[Photo]]:
-    """Groups of two or more photos with the same bytes, whatever became of them."""
-    by_content: dict[str, list[Photo]] = defaultdict(list)
-    for photo in catalogue.photos:
-        if photo.sha256 and photo.status != "unreadable":
-            by_content[photo.sha256].append(photo)
-    return [copies for copies in by_content.values() if len(copies) > 1]
 
 
 def conflicts(

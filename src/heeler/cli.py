@@ -17,7 +17,7 @@ from heeler.exits import explain, give_up_stdout, prepare_process, tell_error
 from heeler.verbs.learning import demo, plan, train
 from heeler.verbs.machine import doctor
 from heeler.verbs.models import predict
-from heeler.verbs.photos import check, preview
+from heeler.verbs.photos import check, fix, preview
 from heeler.verbs.sets import get
 
 ENDING = "Exit codes: 0 done, 1 the job failed, 2 wrong usage, 3 photos unusable, 4 model not trusted, 130 interrupted."
@@ -32,7 +32,7 @@ def build_app() -> typer.Typer:
         context_settings={"help_option_names": ["--help", "-h"], "max_content_width": 110},
     )
     app.callback(invoke_without_command=True, epilog=ENDING)(_begin)
-    for verb in (train, plan, predict, check, preview, get, demo, doctor):
+    for verb in (train, plan, predict, check, fix, preview, get, demo, doctor):
         app.command()(verb)
     return app
 

@@ -30,6 +30,14 @@ class HeelerError(Exception):
     Args:
         message: what went wrong, in one line, with the file and the number.
         hint: what to do next, in one line; empty where there is nothing to advise.
+
+    Example:
+        >>> import heeler
+        >>> try:
+        ...     heeler.train("photos", minutes=0)
+        ... except heeler.HeelerError as error:
+        ...     print(error.message, error.exit_code)
+        minutes=0 is not a number between 0.1 and 10080 2
     """
 
     exit_code = 1
@@ -41,29 +49,75 @@ class HeelerError(Exception):
 
 
 class UsageError(HeelerError):
-    """The command or the call was wrong."""
+    """The command or the call was wrong.
+
+    Example:
+        >>> import heeler
+        >>> try:
+        ...     heeler.open_folder("no-such-folder")
+        ... except heeler.UsageError as error:
+        ...     print(error.message)
+        no such folder or file: no-such-folder
+    """
 
     exit_code = 2
 
 
 class DataError(HeelerError):
-    """The photos or their labels cannot be used as they are."""
+    """The photos or their labels cannot be used as they are.
+
+    Example:
+        >>> import heeler
+        >>> try:
+        ...     heeler.open_folder("photos/cat")
+        ... except heeler.DataError as error:
+        ...     print(error.message)
+        photos/cat: 12 photos lie in no class folder, and no class folder has any
+    """
 
     exit_code = 3
 
 
 class UnreadableError(DataError):
-    """One file is not a whole photo within the limits; the message is the reason, without the file's name."""
+    """One file is not a whole photo within the limits; the message is the reason, without the file's name.
+
+    A run leaves such a file out, and a model's row for it says why; so it reaches nobody who calls ``heeler``.
+
+    Example:
+        >>> import heeler
+        >>> heeler.load("runs/photos-1/model").predict("no-such-photo.jpg")[0].reason
+        'does not exist'
+        >>> issubclass(heeler.UnreadableError, heeler.DataError)
+        True
+    """
 
 
 class BundleError(HeelerError):
-    """A model bundle is damaged, incomplete or not what it claims to be."""
+    """A model bundle is damaged, incomplete or not what it claims to be.
+
+    Example:
+        >>> import heeler
+        >>> try:
+        ...     heeler.load("photos")
+        ... except heeler.BundleError as error:
+        ...     print(error.message)
+        photos is not a heeler model: it has no heeler.json
+    """
 
     exit_code = 4
 
 
 class ResourceError(HeelerError):
-    """The machine ran out of something: disk, memory, network."""
+    """The machine ran out of something: disk, memory, network.
+
+    Example:
+        >>> import heeler
+        >>> try:
+        ...     raise heeler.ResourceError("the disk is full", hint="free some space")
+        ... except heeler.HeelerError as error:
+        ...     print(error.hint, error.exit_code)
+        free some space 1
+    """
 
     exit_code = 1
 
@@ -75,6 +129,11 @@ class Interrupted(HeelerError):  # noqa: N818 - named for what happened, as Keyb
         message: as for every error.
         hint: as for every error.
         signum: the signal that stopped it; the exit code is 128 more.
+
+    Example:
+        >>> import heeler
+        >>> heeler.Interrupted("stopped before the end", signum=15).exit_code
+        143
     """
 
     exit_code = 130

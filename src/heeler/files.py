@@ -9,6 +9,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -22,6 +23,9 @@ from heeler.errors import ResourceError, UnreadableError, UsageError
 
 # No photo that heeler reads is larger: 100 megapixels of 16-bit RGB are 600 MB uncompressed.
 MAX_FILE_BYTES = 1 << 30
+# Names that Windows keeps for itself, whatever ending they have.
+DEVICE_NAMES = frozenset({"con", "prn", "aux", "nul", *(f"{kind}{n}" for kind in ("com", "lpt") for n in range(1, 10))})
+MAX_NAME_BYTES = 200
 
 
 def cache_root() -> Path:
@@ -164,6 +168,23 @@ def safe_join(root: Path, name: str) -> Path:
     if not name or "\0" in name or Path(name).is_absolute() or not is_inside(target, root):
         raise UsageError(f"{name!r} is not a name inside {root}")
     return target
+
+
+def safe_name(name: str) -> str:
+    """A name for a file or folder that every system takes: ``name`` itself where it is one, else like it."""
+    safe = re.sub(r'[\x00-\x1f\x7f/<>:"\\|?*\ud800-\udfff]', "_", name).rstrip(". ")
+    safe = "_" + safe[1:] if safe.startswith(".") else safe
+    while len(safe.encode()) > MAX_NAME_BYTES:
+        safe = safe[:-1]
+    if safe.split(".")[0].lower() in DEVICE_NAMES or not safe:
+        safe = f"_{safe}"
+    # Two odd names must not meet in one folder, so a changed name carries a mark of the original.
+    return safe if safe == name else f"{safe}-{name_mark(name)}"
+
+
+def name_mark(name: str) -> str:
+    """Six hex digits that tell names apart."""
+    return hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:6]
 
 
 def is_inside(path: Path, root: Path) -> bool:

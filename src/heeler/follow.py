@@ -24,8 +24,8 @@ from heeler.learn.team import Team, leave, n_launched
 from heeler.learn.tune import fine_tune
 from heeler.photos import Photos, list_files
 from heeler.planning import look_of
-from heeler.plans import Plan, Setting, TrainOptions
-from heeler.records import Catalogue, Head, Recipe, ignore_events, short_hash
+from heeler.plans import Plan, Recipe, Setting, TrainOptions
+from heeler.records import Catalogue, Head, ignore_events, short_hash
 from heeler.stopping import raise_interrupted, stop_requests
 
 __all__ = ["follow", "is_follower", "lead", "leave", "require_first"]

@@ -10,6 +10,7 @@ from typing import Annotated, Literal, TypeVar
 import typer
 
 from heeler.errors import UsageError
+from heeler.limits import LIMITS
 
 Number = TypeVar("Number", int, float, None)
 
@@ -55,20 +56,26 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Tell warnings only w
 Source = Annotated[Path, typer.Argument(metavar="FOLDER", help="Folder, CSV, TSV, zip or tar of labelled photos.")]
 Run = Annotated[Path | None, typer.Option("--out", metavar="RUN", help="Folder to write. [default: runs/<name>-<n>]")]
 Labels = Annotated[Path | None, typer.Option(metavar="CSV", help="Table that renames, merges or drops classes.")]
+Fixes = Annotated[
+    Path | None, typer.Option(metavar="CSV", help="Decisions about photos to apply: the fixes.csv of a run or check.")
+]
 Nested = Annotated[
     bool, typer.Option("--nested", help="The class is the whole path below FOLDER, not its first level.")
 ]
 Test = Annotated[
-    float, typer.Option(metavar="SHARE", callback=between(0, 0.9), help="Photos kept for the result: 0 to 0.9 of all.")
+    float,
+    typer.Option(
+        metavar="SHARE", callback=between(*LIMITS["test"]), help="Photos kept for the result: 0 to 0.9 of all."
+    ),
 ]
 Valid = Annotated[
     float,
     typer.Option(
-        metavar="SHARE", callback=between(0.01, 0.9), help="Photos kept for choices: 0.01 to 0.9 of the rest."
+        metavar="SHARE", callback=between(*LIMITS["valid"]), help="Photos kept for choices: 0.01 to 0.9 of the rest."
     ),
 ]
 Seed = Annotated[
-    int, typer.Option(metavar="N", callback=between(0, 2**32 - 1), help="Number that fixes every random choice.")
+    int, typer.Option(metavar="N", callback=between(*LIMITS["seed"]), help="Number that fixes every random choice.")
 ]
 GroupBy = Annotated[
     str | None,
@@ -81,7 +88,7 @@ Minutes = Annotated[
     float | None,
     typer.Option(
         metavar="M",
-        callback=between(0.1, 10_080),
+        callback=between(*LIMITS["minutes"]),
         help="Time for everything. [default: 5]",
     ),
 ]
@@ -91,7 +98,9 @@ Backbone = Annotated[
 Weights = Annotated[Path | None, typer.Option(metavar="FILE", help="Weights of the backbone, as safetensors.")]
 ImagePx = Annotated[
     int | None,
-    typer.Option(metavar="N", callback=between(32, 1024), help="Side of the network's input: 32 to 1024 pixels."),
+    typer.Option(
+        metavar="N", callback=between(*LIMITS["image_px"]), help="Side of the network's input: 32 to 1024 pixels."
+    ),
 ]
 ChosenFit = Annotated[
     Literal["crop", "squash", "pad"] | None,
@@ -102,22 +111,33 @@ Epochs = Annotated[
     int | None,
     typer.Option(
         metavar="N",
-        callback=between(0, 10_000),
+        callback=between(*LIMITS["epochs"]),
         help="Rounds of fine-tuning in place of --minutes; 0: the probe.",
     ),
 ]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with the run that the same command began.")]
 FrozenEpochs = Annotated[
-    int, typer.Option(metavar="N", callback=between(0, 10_000), help="Rounds before them that train the head alone.")
+    int,
+    typer.Option(
+        metavar="N", callback=between(*LIMITS["frozen_epochs"]), help="Rounds before them that train the head alone."
+    ),
 ]
-BatchSize = Annotated[int | None, typer.Option(metavar="N", callback=between(1, 65_536), help="Photos in each step.")]
+BatchSize = Annotated[
+    int | None, typer.Option(metavar="N", callback=between(*LIMITS["batch_size"]), help="Photos in each step.")
+]
 LearningRate = Annotated[
-    float | None, typer.Option("--lr", metavar="RATE", callback=between(1e-8, 10), help="Highest learning rate.")
+    float | None, typer.Option("--lr", metavar="RATE", callback=between(*LIMITS["lr"]), help="Highest learning rate.")
 ]
 Augment = Annotated[
     Literal["photo", "overhead", "document", "none"], typer.Option(help="How photos are varied while learning.")
 ]
 
+Deep = Annotated[
+    bool, typer.Option("--deep", help="Look at the photos with a network, too: suspicious labels, outliers, flaws.")
+]
+FixesOut = Annotated[
+    Path | None, typer.Option("--out", metavar="FILE", help="Table that --deep writes. [default: fixes.csv]")
+]
 SetName = Annotated[str | None, typer.Argument(metavar="NAME", help="Name of the set; --list shows all.")]
 SetFolder = Annotated[
     Path | None, typer.Option("--out", metavar="FOLDER", help="Folder to make. [default: one named like the set]")
@@ -134,7 +154,10 @@ Preset = Annotated[
 SheetPx = Annotated[
     int,
     typer.Option(
-        "--image-px", metavar="N", callback=between(32, 1024), help="Side of the network's input: 32 to 1024 pixels."
+        "--image-px",
+        metavar="N",
+        callback=between(*LIMITS["image_px"]),
+        help="Side of the network's input: 32 to 1024 pixels.",
     ),
 ]
 Photos = Annotated[int, typer.Option("--photos", metavar="N", callback=between(1, 64), help="Photos shown: 1 to 64.")]
@@ -151,3 +174,13 @@ Top = Annotated[int, typer.Option(metavar="N", callback=between(1, 1000), help="
 SortInto = Annotated[
     Path | None, typer.Option(metavar="FOLDER", help="Copy each photo into a folder of its class; overwrites nothing.")
 ]
+
+Reviewed = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run, or a fixes.csv.")]
+PhotosNow = Annotated[
+    Path | None, typer.Option("--photos", metavar="FOLDER", help="Where the photos are. [default: where RUN had them]")
+]
+WriteClean = Annotated[
+    Path | None, typer.Option(metavar="COPY", help="Write the photos as decided to a new folder; open no page.")
+]
+NoBrowser = Annotated[bool, typer.Option("--no-browser", help="Print the page's address; open no browser.")]
+Port = Annotated[int, typer.Option(metavar="N", callback=between(0, 65_535), help="Port on loopback; 0: any free one.")]

@@ -20,8 +20,8 @@ from heeler.learn.depth import MAX_VIEWS, MIN_EPOCHS, MIN_TUNING_S, best_depth, 
 from heeler.learn.plan import MIN_OF_CLASS, choose, chosen_text, forward_per_s, plan_rest, plan_run, tuning_s
 from heeler.learn.probe import N_FOLDS
 from heeler.photos import Photos, list_files
-from heeler.plans import Plan, Setting, TrainOptions
-from heeler.records import Catalogue, Note, OnEvent, Planned, Recipe, ignore_events
+from heeler.plans import Plan, Recipe, Setting, TrainOptions
+from heeler.records import Catalogue, Note, OnEvent, Planned, ignore_events
 
 
 def plan_only(source: str | Path, options: TrainOptions | None = None, on_event: OnEvent = ignore_events) -> Plan:

@@ -4,9 +4,55 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from heeler.records import Fit, Recipe, short_hash
+from heeler.records import Fit, short_hash
+
+Augment = Literal["photo", "overhead", "document", "none"]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to fine-tune: ``epochs`` of all layers, or, where there are none, for ``budget_s``.
+
+    Args:
+        epochs: passes over the photos with all layers training; more than 0 is the fixed recipe.
+        frozen_epochs: passes before them with the head alone; the fixed recipe only.
+        batch_size: photos of one step; None lets the device choose.
+        lr: the head's peak rate; None lets the recipe choose.
+        augment: a preset of ``learn.augment``.
+        label_smoothing: share of each label that is spread over all classes, in [0, 1).
+        seed: of all that chance decides.
+        budget_s: seconds of the whole tuning, judging included; 0 is no timed run.
+        max_epochs: a timed run ends after so many passes, if its time has not; 0 is no limit.
+        train_px: side of the photos in training, in pixels; 0 is the side that they are judged at.
+        bn: whether batch normalisation keeps its statistics (``inference``) or learns them anew (``training``).
+        ema_decay: of the running average of the weights, in [0, 1); 0 is off, None is 0.99 in timed runs, else off.
+        mixup: photos are mixed in pairs, by shares drawn from Beta(mixup, mixup); 0 is off.
+        last_views: the first stages are computed once for so many views of each photo, and only the last ones train;
+            0 trains all layers.
+        last_stages: how many stages of the network the last ones are.
+    """
+
+    epochs: int = 0
+    frozen_epochs: int = 1
+    batch_size: int | None = None
+    lr: float | None = None
+    augment: Augment = "photo"
+    label_smoothing: float = 0.1
+    seed: int = 42
+    budget_s: float = 0.0
+    max_epochs: int = 0
+    train_px: int = 0
+    bn: Literal["inference", "training"] = "inference"
+    ema_decay: float | None = None
+    mixup: float = 0.0
+    last_views: int = 0
+    last_stages: int = 2
+
+
+# CSV of folder and class, or the pairs themselves; an empty class drops the folder.
+LabelMap = Path | tuple[tuple[str, str], ...]
 
 
 @dataclass(frozen=True)
@@ -15,7 +61,8 @@ class TrainOptions:
 
     Args:
         out: run folder to make; ``runs/<source's name>-<n>`` where None.
-        labels: CSV that renames, merges or drops class folders.
+        labels: CSV, or (folder, class) pairs, that rename, merge or drop class folders.
+        fixes: ``fixes.csv`` of an earlier run or check, whose decisions are applied.
         nested: the class is the whole path below the source, not its first level.
         test: share of the photos to keep for the headline figure, in [0, 1).
         valid: share of the rest to keep for choosing, in (0, 1).
@@ -34,7 +81,8 @@ class TrainOptions:
     """
 
     out: Path | None = None
-    labels: Path | None = None
+    labels: LabelMap | None = None
+    fixes: Path | None = None
     nested: bool = False
     test: float = 0.2
     valid: float = 0.1
@@ -58,6 +106,7 @@ class TrainOptions:
                 **asdict(replace(self, out=None, resume=False, command=())),
                 "weights": str(self.weights),
                 "labels": str(self.labels),
+                "fixes": str(self.fixes),
             }
         )
 
@@ -65,6 +114,27 @@ class TrainOptions:
     def budget_s(self) -> float:
         """Seconds that the run may take; 0 where a fixed recipe decides."""
         return 0.0 if self.minutes is None or self.recipe.epochs else 60 * self.minutes
+
+    def to_json(self) -> dict[str, Any]:
+        """What ``options_from_json`` reads back equal, but for ``out``, ``resume`` and ``command``."""
+        plain = asdict(replace(self, out=None, resume=False, command=()))
+        return {name: str(value) if isinstance(value, Path) else value for name, value in plain.items()}
+
+
+def options_from_json(value: dict[str, Any]) -> TrainOptions:
+    """Options that ``TrainOptions.to_json`` wrote."""
+    labels, fixes, weights = value["labels"], value["fixes"], value["weights"]
+    return TrainOptions(
+        **{
+            **value,
+            "labels": Path(labels) if isinstance(labels, str) else labels and tuple(map(tuple, labels)),
+            "fixes": fixes and Path(fixes),
+            "weights": weights and Path(weights),
+            "alpha": tuple(value["alpha"]),
+            "command": (),
+            "recipe": Recipe(**value["recipe"]),
+        }
+    )
 
 
 @dataclass(frozen=True)

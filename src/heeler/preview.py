@@ -95,6 +95,31 @@ def preview(
     return PreviewResult(out, len(photos), tuple(presets))
 
 
+def training_batch(
+    catalogue: Catalogue, n_photos: int, augment: str, spec: Preprocessing, seed: int
+) -> tuple[ByteArray, list[str]]:
+    """Photos as one step of training sees them, and their classes.
+
+    Args:
+        catalogue: whose photos; no others than those returned are opened, but for unreadable ones.
+        n_photos: how many, at least 1; fewer where the catalogue has fewer.
+        augment: a preset of ``learn.augment``.
+        spec: how a photo becomes a square.
+        seed: of the choice of photos and of their changes.
+
+    Returns:
+        (N, S, S, 3) uint8 and N class names; as many classes as possible are there.
+
+    Raises:
+        UsageError: there is no such preset.
+        DataError: no photo can be read.
+    """
+    preset = preset_of(augment)
+    photos, squares = _read_some(catalogue, spec, n_photos, seed, ignore_events)
+    rows = variants(squares, augment, seed=seed, n_variants=1 if preset else 0)
+    return rows[:, -1], [photo.label for photo in photos]
+
+
 def _require_place(out: Path, source: Path) -> None:
     if out.suffix.lower() not in SUFFIXES:
         raise UsageError(f"{out} is neither .html nor .png", hint="for example --out preview.png")

@@ -142,46 +142,6 @@ class Head:
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """How to fine-tune: ``epochs`` of all layers, or, where there are none, for ``budget_s``.
-
-    Args:
-        epochs: passes over the photos with all layers training; more than 0 is the fixed recipe.
-        frozen_epochs: passes before them with the head alone; the fixed recipe only.
-        batch_size: photos of one step; None lets the device choose.
-        lr: the head's peak rate; None lets the recipe choose.
-        augment: a preset of ``learn.augment``.
-        label_smoothing: share of each label that is spread over all classes, in [0, 1).
-        seed: of all that chance decides.
-        budget_s: seconds of the whole tuning, judging included; 0 is no timed run.
-        max_epochs: a timed run ends after so many passes, if its time has not; 0 is no limit.
-        train_px: side of the photos in training, in pixels; 0 is the side that they are judged at.
-        bn: whether batch normalisation keeps its statistics (``inference``) or learns them anew (``training``).
-        ema_decay: of the running average of the weights, in [0, 1); 0 is off, None is 0.99 in timed runs, else off.
-        mixup: photos are mixed in pairs, by shares drawn from Beta(mixup, mixup); 0 is off.
-        last_views: the first stages are computed once for so many views of each photo, and only the last ones train;
-            0 trains all layers.
-        last_stages: how many stages of the network the last ones are.
-    """
-
-    epochs: int = 0
-    frozen_epochs: int = 1
-    batch_size: int | None = None
-    lr: float | None = None
-    augment: Literal["photo", "overhead", "document", "none"] = "photo"
-    label_smoothing: float = 0.1
-    seed: int = 42
-    budget_s: float = 0.0
-    max_epochs: int = 0
-    train_px: int = 0
-    bn: Literal["inference", "training"] = "inference"
-    ema_decay: float | None = None
-    mixup: float = 0.0
-    last_views: int = 0
-    last_stages: int = 2
-
-
-@dataclass(frozen=True)
 class Stage:
     """Event: a stage begins. ``total`` is its number of units, ``budget_s`` its seconds; 0 where unknown."""
 
@@ -292,6 +252,12 @@ class Scores:
         confusion: (K, K) counts, rows given, columns predicted.
         top_losses: the worst photos, worst first.
         estimate: ``test`` (photos kept out of everything) or ``out-of-fold``.
+
+    Example:
+        >>> import heeler
+        >>> scores = heeler.open_run("runs/photos-1").scores
+        >>> scores.n, scores.n_wrong / scores.n == scores.error
+        (48, True)
     """
 
     n: int
@@ -309,9 +275,20 @@ class Scores:
 
 @dataclass(frozen=True)
 class Prediction:
-    """One row of ``predictions.csv``: ``ranked`` holds (class, probability), most probable first.
+    """What a model says of one photo; one row of ``predictions.csv``.
 
-    ``given`` is the label that the photo came with, where it had one.
+    Args:
+        path: of the photo; empty where it came as bytes, an image or an array.
+        status: ``ok``, or ``unreadable`` for what is no whole photo.
+        reason: why it is unreadable.
+        ranked: (class, probability), most probable first; probabilities are in [0, 1].
+        given: the label that the photo came with, where it had one.
+
+    Example:
+        >>> import heeler
+        >>> row = heeler.load("runs/photos-1/model").predict("photos/cat/0.jpg")[0]
+        >>> row.label, row.probability > 0.5, row.status
+        ('cat', True, 'ok')
     """
 
     path: str
@@ -320,10 +297,23 @@ class Prediction:
     ranked: tuple[tuple[str, float], ...] = ()
     given: str = ""
 
+    @property
+    def label(self) -> str:
+        """The most probable class; empty for what is unreadable."""
+        return self.ranked[0][0] if self.ranked else ""
+
+    @property
+    def probability(self) -> float:
+        """That of the most probable class, in [0, 1]; 0 for what is unreadable."""
+        return self.ranked[0][1] if self.ranked else 0.0
+
 
 @dataclass(frozen=True)
 class RunResult:
-    """What a training run made and how it went; ``seconds`` and ``rates_per_s`` are by stage."""
+    """What a training run made and how it went; ``seconds`` and ``rates_per_s`` are by stage.
+
+    ``flaws`` counts the problems in ``fixes.csv`` by kind; ``n_test_changed`` the test photos that fixes changed.
+    """
 
     run: Path
     model: Path
@@ -340,24 +330,22 @@ class RunResult:
     rates_per_s: dict[str, float]
     notes: tuple[str, ...] = field(default=())
     planned_s: dict[str, float] = field(default_factory=dict)
+    flaws: dict[str, int] = field(default_factory=dict)
+    n_test_changed: int = 0
 
     def to_json(self) -> dict[str, Any]:
         """The object that ``heeler train --json`` prints."""
+        paths = ("model", "report", "predictions", "run")
+        plain = ("chosen", "n_train", "n_valid", "n_test", "n_test_changed", "temperature", "flaws")
         return {
-            "model": str(self.model),
-            "report": str(self.report),
-            "predictions": str(self.predictions),
-            "run": str(self.run),
-            "chosen": self.chosen,
+            **{name: str(getattr(self, name)) for name in paths},
+            **{name: getattr(self, name) for name in plain},
+            "fixes": str(self.run / "fixes.csv"),
             "error": self.scores.error,
             "interval": list(self.scores.interval),
             "estimate": self.scores.estimate,
-            "n_train": self.n_train,
-            "n_valid": self.n_valid,
-            "n_test": self.n_test,
             "classes": list(self.classes),
             "ece": self.scores.ece,
-            "temperature": self.temperature,
             "seconds": {name: round(value, 3) for name, value in self.seconds.items()},
             "rates_per_s": {name: round(value, 1) for name, value in self.rates_per_s.items()},
             "planned_s": {name: round(value, 3) for name, value in self.planned_s.items()},
@@ -371,6 +359,7 @@ PLANNED_TOGETHER = {
     "load backbone": "prepare",
     "calibrate": "prepare",
     "choose engine": "features",
+    "find flaws": "finish",
     "judge": "finish",
     "predict": "finish",
     "write model": "finish",

@@ -5,11 +5,12 @@ from __future__ import annotations
 import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from heeler.doctor import hardware
 from heeler.fixes import read_fixes
 from heeler.judge.explain import class_activation
 from heeler.judge.gallery import Answers, Pictures
@@ -36,12 +37,25 @@ ENOUGH_JUDGED = 200
 
 @dataclass(frozen=True)
 class Shown:
-    """What every report of one run shows alike: its photos, its learning curve, its packages and its machine."""
+    """What every report of one run shows alike.
+
+    Args:
+        pictures: of the photos, made once.
+        curve: as ``learning_curve`` gives it.
+        settings: what was chosen, name -> value.
+        flaws: problems of photos and labels, kind -> how many.
+        plan: where minutes decided.
+        versions: package -> version.
+        hardware: what the run is made on, name -> value.
+    """
 
     pictures: Pictures
     curve: Sequence[CurvePoint]
+    settings: Mapping[str, str]
+    flaws: Mapping[str, int]
+    plan: Plan | None
     versions: Mapping[str, str]
-    hardware: Mapping[str, str]
+    hardware: Mapping[str, str] = field(default_factory=hardware)
 
 
 def pictures_of(photos: Photos) -> Pictures:
@@ -68,14 +82,10 @@ def report_context(
     photos: Photos,
     verdict: Verdict,
     result: RunResult,
-    *,
     tuned: Tuned | None,
     spec: Preprocessing,
-    shown: Shown,
     options: TrainOptions,
-    settings: Mapping[str, str],
-    plan: Plan | None,
-    n_test_changed: int = 0,
+    shown: Shown,
 ) -> ReportContext:
     """Everything that the report shows.
 
@@ -85,11 +95,8 @@ def report_context(
         result: the finished run.
         tuned: how tuning went, where there was any.
         spec: the preprocessing that the network wants.
-        shown: the same object for each report of a run, so that pictures are made once.
         options: the user's.
-        settings: what was chosen, name -> value.
-        plan: where minutes decided.
-        n_test_changed: photos of the test part that decisions of the user's relabelled or dropped.
+        shown: the same object for each report of the run.
     """
     usable, split, fixes = photos.catalogue.usable, photos.split, result.run / "fixes.csv"
     valid_labels = photos.labels[split.valid] if verdict.valid_probabilities is not None else None
@@ -107,7 +114,7 @@ def report_context(
         pictures=shown.pictures,
         maps=_maps(verdict, result, spec, shown.pictures),
         fixes=read_fixes(fixes) if fixes.is_file() else (),
-        n_test_changed=n_test_changed,
+        n_test_changed=result.n_test_changed,
         twins=_twins(photos),
         curve=shown.curve,
         history=[asdict(epoch) for epoch in tuned.history] if tuned else (),
@@ -115,11 +122,11 @@ def report_context(
         stopped_early=bool(tuned and tuned.stopped_early),
         command=shlex.join(options.command),
         versions=shown.versions,
-        settings=settings,
+        settings=shown.settings,
         hardware=shown.hardware,
         seed=options.seed,
         split_key=split.key,
-        plan=plan,
+        plan=shown.plan,
         **_sheet(photos, spec, options, is_tuned=tuned is not None),
     )
 

@@ -8,14 +8,15 @@ import os
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 from heeler.errors import UsageError
-from heeler.files import disk_errors, is_inside, write_json
-from heeler.plans import Plan, TrainOptions, plan_from_json
+from heeler.files import disk_errors, is_inside, sha256_file, write_json
+from heeler.plans import Plan, TrainOptions, options_from_json, plan_from_json
 
 MAX_NAME_LETTERS = 80
 # What a run writes before its model.
-BEGINNINGS = ("run.json", "plan.json", "history.jsonl", "catalogue.csv")
+BEGINNINGS = ("run.json", "plan.json", "history.jsonl", "catalogue.csv", "fixes.csv")
 CHECKPOINT = "checkpoint"
 
 
@@ -41,7 +42,9 @@ def claim_run(options: TrainOptions, source: Path, name: str) -> Path:
             f"the run would be written to {run}, inside the photos in {source}",
             hint="choose a folder elsewhere with --out, or run the command from another folder",
         )
-    begun = {"source": str(source.resolve()), "options": options.key}
+    begun = {"source": str(source.resolve()), "options": options.key, "asked": options.to_json()}
+    if options.fixes:
+        begun["fixes"] = sha256_file(options.fixes)  # other decisions make other photos
     if options.resume:
         found = _begun_so([out] if out else _newest_first(run, plain), begun)
         if found is not None and not _is_going_on(found):
@@ -89,6 +92,19 @@ def saved_plan(run: Path) -> Plan | None:
         return None
 
 
+def asked_of(run: Path) -> tuple[Path, TrainOptions]:
+    """The photos and the options that a run was begun with.
+
+    Raises:
+        UsageError: its folder does not tell.
+    """
+    try:
+        begun = json.loads((run / "run.json").read_bytes())
+        return Path(begun["source"]), options_from_json(begun["asked"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UsageError(f"{run / 'run.json'} does not tell what the run learnt from", hint="train again") from error
+
+
 def used_s(run: Path) -> float:
     """Seconds of the stages that this run has ended, as its history tells."""
     seconds = 0.0
@@ -110,11 +126,12 @@ def _newest_first(folder: Path, name: str) -> list[Path]:
     return [path for _, path in sorted(runs, reverse=True)]
 
 
-def _begun_so(runs: list[Path], begun: dict[str, str]) -> Path | None:
+def _begun_so(runs: list[Path], begun: dict[str, Any]) -> Path | None:
     """The first of these that was begun so."""
     for run in runs:
-        with contextlib.suppress(OSError, ValueError):
-            if json.loads((run / "run.json").read_bytes()) == begun:
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            found = json.loads((run / "run.json").read_bytes())
+            if all(found.get(name) == begun.get(name) for name in ("source", "options", "fixes")):
                 return run
     return None
 

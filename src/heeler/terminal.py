@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from heeler.check import CheckResult
+    from heeler.deep import DeepResult
     from heeler.plans import Plan
 
 MAX_CLASSES_SHOWN = 20
@@ -129,6 +130,29 @@ def print_check(result: CheckResult, *, console: Console | None = None) -> None:
         _say_list(console, "training cannot start:", result.problems, limit, style="bold red")
     else:
         _say(console, "training can start", style="bold green")
+
+
+def print_deep(result: DeepResult, *, console: Console | None = None) -> None:
+    """Print what a check found, then what a network made of the photos, and what to do with it."""
+    from heeler.flaws import KINDS, OF_PAIRS, counted
+
+    console = console or Console(highlight=False)
+    print_check(result.check, console=console)
+    if result.fixes is None:
+        _say(console, "a deep check needs photos that training could start with")
+        return
+    limit = MAX_LINES_SHOWN if console.is_terminal else sys.maxsize
+    for kind in KINDS:
+        if kind not in OF_PAIRS:  # these the check has told
+            fixes = [flaw.fix for flaw in result.flaws if flaw.kind == kind]
+            lines = [f"{fix.path} ({fix.given}): {fix.problem.removeprefix(f'{kind}: ')}" for fix in fixes]
+            _say_list(console, f"{counted(kind, len(lines))}:", lines, limit)
+    _say(console, f"fixes        {result.fixes} ({len(result.flaws):,} rows, the most important first)")
+    _say(console, "")
+    source, table = result.check.source, os.fspath(result.fixes)
+    _say(console, "decide about them in the browser, then train with what you decided:")
+    for command in (["heeler", "fix", table, "--photos", source], ["heeler", "train", source, "--fixes", table]):
+        _say(console, f"  {shlex.join(command)}", style="bold")
 
 
 def _findings(result: CheckResult) -> Iterator[tuple[str, Sequence[str]]]:
@@ -238,7 +262,7 @@ def _plural(count: int, one: str, many: str = "") -> str:
     return one if count == 1 else many or f"{one}s"
 
 
-def _line_of(event: Event) -> str:
+def line_of(event: Event) -> str:
     """The line that stays of an event; empty where none does."""
     match event:
         case Done(name=name, seconds=seconds, summary=summary):
@@ -258,14 +282,14 @@ def _line_of(event: Event) -> str:
 def _tell_plain(console: Console, event: Event) -> None:
     if isinstance(event, Planned):
         print_plan(event.plan, console=console)
-    line = _line_of(event)
+    line = line_of(event)
     if line:
         _say(console, line)
 
 
 def _tell_warning(console: Console, event: Event) -> None:
     if isinstance(event, Note) and event.level == "warning":
-        _say(console, _line_of(event), style="yellow")
+        _say(console, line_of(event), style="yellow")
 
 
 @contextmanager
@@ -314,14 +338,14 @@ def _live_teller(display: bars.Progress) -> Callable[[Event], None]:
             case Epoch():
                 figures["error"] = f"error {percent(event.valid_error)}"
                 figures["best"] = f"best {percent(event.best_error)}"
-                _say(display.console, f"  {_line_of(event)}", style="dim")
+                _say(display.console, f"  {line_of(event)}", style="dim")
             case Done():
                 if event.name in running:
                     display.remove_task(running.pop(event.name)[1])
-                _say(display.console, f"✓ {_line_of(event)}", style="green")
+                _say(display.console, f"✓ {line_of(event)}", style="green")
             case Planned():
                 print_plan(event.plan, console=display.console)
             case Note():
-                _say(display.console, _line_of(event), style="yellow" if event.level == "warning" else "")
+                _say(display.console, line_of(event), style="yellow" if event.level == "warning" else "")
 
     return on_event

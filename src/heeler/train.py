@@ -16,9 +16,10 @@ import numpy as np
 from heeler.clock import Clock
 from heeler.data.catalogue import write_catalogue
 from heeler.data.split import draw_folds
-from heeler.doctor import hardware
 from heeler.files import write_bytes, write_json
+from heeler.flaws import count_kinds, find_flaws, flaws_text, keep_flaws, next_step
 from heeler.follow import lead, require_first
+from heeler.judge.prospects import CurvePoint
 from heeler.judge.report import write_report
 from heeler.judge.scores import fit_temperature, score, scores_to_json, softmax
 from heeler.learn.backbone import Backbone, with_head
@@ -30,14 +31,14 @@ from heeler.learn.probe import N_FOLDS, fit_probe
 from heeler.learn.tune import Tuned, fine_tune
 from heeler.photos import Photos, list_files, read_and_split
 from heeler.planning import choose_look, first_look, plan_first, tuning_recipe
-from heeler.plans import Plan, TrainOptions
+from heeler.plans import Recipe, TrainOptions
 from heeler.records import (
     FloatArray,
     IntArray,
+    Note,
     OnEvent,
     Prediction,
     Preprocessing,
-    Recipe,
     RunResult,
     Scores,
     ignore_events,
@@ -55,12 +56,16 @@ FEW_PHOTOS = 500
 
 @dataclass(frozen=True)
 class Candidate:
-    """A network that could be the result, and its logits (n, K) on the valid and the test part."""
+    """A network that could be the result, and its logits (n, K) on the valid and the test part.
+
+    The probe has ``fold_logits`` too: (n, K) on the train part, out of fold.
+    """
 
     name: Literal["probe", "tuned"]
     model: Any
     valid_logits: FloatArray
     test_logits: FloatArray
+    fold_logits: FloatArray | None = None
 
 
 @dataclass(frozen=True)
@@ -108,20 +113,20 @@ def train(source: str | Path, options: TrainOptions | None = None, on_event: OnE
         catalogue, look, plan = plan_first(catalogue, look, saved_plan(run), options, clock)
         photos = read_and_split(catalogue, look.spec, options, clock)
         clock.log_to(run / "history.jsonl")
-        parts = dict(zip((photo.path for photo in photos.catalogue.usable), photos.split.part_of(), strict=True))
-        write_catalogue(run / "catalogue.csv", photos.catalogue, parts)
+        write_catalogue(run / "catalogue.csv", photos.catalogue, photos.parts)
 
         look, photos, plan = choose_look(plan, photos, look, options, clock)
         features, engine = all_features(photos, look, clock)
-        settings = {**_settings(options, look), "engine": engine, "split": photos.split.method}
-        probe, shown = probe_candidate(photos, look, features, options, clock)
+        probe, curve = probe_candidate(photos, look, features, options, clock)
+        flaws = note_flaws(run, photos, features, probe, options, clock)
         recipe, plan = tuning_recipe(photos, look, plan, options, clock)
         save_plan(run, plan)
+        shown = Shown(pictures_of(photos), curve, _settings(options, look, engine, photos), flaws, plan, versions())
 
         def deliver(candidates: Sequence[Candidate], tuned: Tuned | None = None) -> RunResult:
             with clock.stage("judge", unit=""):
                 verdict = judge(photos, look.backbone, features, candidates, options)
-            return write_everything(run, photos, verdict, tuned, look.spec, options, settings, plan, shown, clock)
+            return write_everything(run, photos, verdict, tuned, look.spec, options, shown, clock)
 
         if tunes := bool(recipe.epochs or recipe.budget_s):
             (run / CHECKPOINT).mkdir(exist_ok=True)
@@ -162,8 +167,8 @@ def all_features(photos: Photos, look: Look, clock: Clock) -> tuple[FloatArray, 
 
 def probe_candidate(
     photos: Photos, look: Look, features: FloatArray, options: TrainOptions, clock: Clock
-) -> tuple[Candidate, Shown]:
-    """A linear head on the frozen features of the train part, and what reports show of it and of the photos."""
+) -> tuple[Candidate, tuple[CurvePoint, ...]]:
+    """A linear head on the frozen features of the train part, and what it would have become on fewer photos."""
     split = photos.split
     with clock.stage("probe", unit=""):
         folds = draw_folds(photos.catalogue.usable, photos.pairs, split.train.tolist(), N_FOLDS, options.seed)
@@ -171,10 +176,26 @@ def probe_candidate(
             features[split.train], photos.labels[split.train], photos.n_classes, folds,
             shares=curve_shares(options.budget_s),
         )  # fmt: skip
-        shown = Shown(pictures_of(photos), learning_curve(photos, probe, features), versions(), hardware())
-    head = probe.head
-    logits = head.logits(features[split.valid]), head.logits(features[split.test])
-    return Candidate("probe", with_head(look.backbone, head), *logits), shown
+        curve = learning_curve(photos, probe, features)
+    head, on_valid, on_test = probe.head, features[split.valid], features[split.test]
+    model = with_head(look.backbone, head)
+    return Candidate("probe", model, head.logits(on_valid), head.logits(on_test), probe.logits), curve
+
+
+def note_flaws(
+    run: Path, photos: Photos, features: FloatArray, probe: Candidate, options: TrainOptions, clock: Clock
+) -> dict[str, int]:
+    """Write what seems wrong with the photos and their labels into ``fixes.csv``, and count it by kind."""
+    split = photos.split
+    with clock.stage("find flaws", unit="") as tell:
+        logits = np.empty((len(photos.labels), photos.n_classes), np.float32)
+        logits[split.train], logits[split.valid], logits[split.test] = (
+            probe.fold_logits, probe.valid_logits, probe.test_logits,
+        )  # fmt: skip
+        flaws = keep_flaws(run / "fixes.csv", find_flaws(photos, features, logits), options.fixes)
+        if flaws:
+            tell(Note(f"in the photos: {flaws_text(flaws)}; {next_step(run)}"))
+    return count_kinds(flaws)
 
 
 def tune(
@@ -250,13 +271,11 @@ def write_everything(
     tuned: Tuned | None,
     spec: Preprocessing,
     options: TrainOptions,
-    settings: dict[str, str],
-    plan: Plan | None,
     shown: Shown,
     clock: Clock,
 ) -> RunResult:
     """The bundle first, since it is what must not be lost; then predictions, scores and the report."""
-    catalogue, split, scores = photos.catalogue, photos.split, verdict.scores
+    catalogue, split, scores, plan = photos.catalogue, photos.split, verdict.scores, shown.plan
     result = RunResult(
         run=run,
         model=run / "model",
@@ -273,13 +292,15 @@ def write_everything(
         rates_per_s={"train_step": 0.0, **clock.rates_per_s},
         notes=tuple(clock.notes),
         planned_s={stage.name: stage.seconds for stage in plan.stages} if plan else {},
+        flaws=dict(shown.flaws),
+        n_test_changed=photos.n_test_changed,
     )
     facts = {
         "scores": scores_to_json(scores),
         "split": {"key": split.key, "seed": options.seed, "method": split.method},
         "chosen": verdict.chosen,
-        "settings": settings,
-        "versions": versions(),
+        "settings": dict(shown.settings),
+        "versions": dict(shown.versions),
     }
     with clock.stage("write model", unit=""):
         write_bundle(
@@ -288,7 +309,7 @@ def write_everything(
             classes=catalogue.classes,
             spec=spec,
             temperature=verdict.temperature,
-            card=model_card(catalogue.name, result, settings),
+            card=model_card(catalogue.name, result, shown.settings),
             facts=facts,
             replace=True,
         )
@@ -296,10 +317,7 @@ def write_everything(
         write_predictions(result.predictions, _predictions(photos, verdict), len(catalogue.classes))
     with clock.stage("write report", unit=""):
         timed = replace(result, seconds=clock.totals())
-        context = report_context(
-            photos, verdict, timed, tuned=tuned, spec=spec, shown=shown, options=options, settings=settings, plan=plan
-        )  # fmt: skip
-        write_report(result.report, context)
+        write_report(result.report, report_context(photos, verdict, timed, tuned, spec, options, shown))
     result = replace(result, seconds=clock.totals())
     write_json(run / "result.json", result.to_json())
     return result
@@ -322,11 +340,12 @@ def _predictions(photos: Photos, verdict: Verdict) -> list[Prediction]:
     return predictions
 
 
-def _settings(options: TrainOptions, look: Look) -> dict[str, str]:
+def _settings(options: TrainOptions, look: Look, engine: str, photos: Photos) -> dict[str, str]:
     recipe, spec = options.recipe, look.spec
-    return {
+    found = {
         "backbone": look.backbone.name,
         "image": f"{spec.image_px} px, {spec.fit}",
         "test and valid share": f"{options.test:g} and {options.valid:g}",
         "epochs": f"{recipe.epochs}",
     } | ({"augment": recipe.augment} if recipe.epochs else {})
+    return {**found, "engine": engine, "split": photos.split.method}

@@ -5,6 +5,7 @@ No photo is opened here and nothing is written to the source; a later pass reads
 
 from __future__ import annotations
 
+import csv
 import os
 import re
 from collections import Counter
@@ -16,30 +17,33 @@ import numpy as np
 
 from heeler.data.archives import is_archive, open_archive, plain_name
 from heeler.data.split import draw_share
-from heeler.data.tables import is_table, part_of_name, read_label_map, read_table
+from heeler.data.tables import check_label_map, is_table, part_of_name, read_label_map, read_table
 from heeler.data.walk import Found, Tree, is_hidden, walk
 from heeler.errors import DataError, UsageError
 from heeler.files import write_csv
+from heeler.plans import LabelMap
 from heeler.records import Catalogue, Part, Photo
 
-__all__ = ["read_source", "write_catalogue"]
+__all__ = ["read_source", "recall_catalogue", "write_catalogue"]
 
 BESIDE_CLASSES = "beside the class folders, in none of them"
 EMPTY_CLASS = "an empty class: no photo in this folder"
 EMPTY_PART = "an empty part: no photo in this folder"
+NOT_READ = "not read: the minutes were too short for all photos"
 LAYOUT_HINT = "make a folder for each class and move the photos there (cat/1.jpg, dog/2.jpg), or list them in a CSV"
 COLUMNS = ("path", "class", "split", "group", "sha256", "width", "height", "format", "status", "reason")
 
 
 def read_source(
-    source: Path, *, labels: Path | None = None, nested: bool = False, group_by: str | None = None
+    source: Path, *, labels: LabelMap | None = None, nested: bool = False, group_by: str | None = None
 ) -> Catalogue:
     """List the photos of a folder, a table or an archive with their classes; opens none of them.
 
     Args:
         source: a folder with a subfolder for each class; a folder with ``train`` and ``val`` or ``test`` in it; a
             CSV or TSV ``path,label[,split][,group]``; or a zip or tar of any of these.
-        labels: CSV ``folder,class`` that renames, merges or (empty class) drops folders; others keep their names.
+        labels: CSV ``folder,class`` that renames, merges or (empty class) drops folders, or such pairs; others keep
+            their names.
         nested: the class is the whole path below the source (``a/b``) instead of its first folder.
         group_by: for a table, the column that names the group; else a regular expression that is searched in the
             path, whose first bracketed part (or whole match) is the group. No match is group "".
@@ -92,6 +96,50 @@ def write_catalogue(path: Path, catalogue: Catalogue, parts: Mapping[str, str] |
     write_csv(path, COLUMNS, map(row, catalogue.photos))
 
 
+def recall_catalogue(source: Path, table: Path) -> Catalogue:
+    """List a source again, and say of its files what an earlier run has found.
+
+    Args:
+        source: the folder, table or archive of that run, perhaps at another place by now.
+        table: the run's ``catalogue.csv``.
+
+    Returns:
+        The photos that both name: file and part (the user's own) from the source; class, group, hash, format and
+        verdict from the table.
+
+    Raises:
+        UsageError: the source is not there.
+        DataError: the source cannot be listed, or the table is none.
+    """
+    rows = _catalogue_rows(table)
+    listed = read_source(source)
+    photos = tuple(_recalled(photo, rows[photo.path]) for photo in listed.photos if photo.path in rows)
+    if not photos:
+        raise DataError(
+            f"{source} has none of the {len(rows):,} files in {table}",
+            hint="name the folder that they are in now",
+        )
+    return replace(listed, photos=photos)
+
+
+def _catalogue_rows(table: Path) -> dict[str, dict[str, str]]:
+    hint = "name the folder of a run, as heeler wrote it"
+    try:
+        with table.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
+            rows = list(csv.DictReader(file, restval=""))
+    except (OSError, csv.Error) as error:
+        raise DataError(f"{table} cannot be read: {error}", hint=hint) from error
+    if not rows or set(COLUMNS) - rows[0].keys():
+        raise DataError(f"{table} is no catalogue of a run", hint=hint)
+    return {row["path"]: row for row in rows}
+
+
+def _recalled(photo: Photo, row: dict[str, str]) -> Photo:
+    known = replace(photo, label=row["class"], group=row["group"], sha256=row["sha256"], format=row["format"])
+    # A link out of the source, say, stays closed whatever the table claims.
+    return known if photo.status != "ok" else replace(known, status=row["status"], reason=row["reason"])  # type: ignore[arg-type]
+
+
 def thin_catalogue(catalogue: Catalogue, n_wanted: int, n_least: int, seed: int) -> Catalogue:
     """A catalogue of which about ``n_wanted`` photos will be read: a share of each class and part; the others say so.
 
@@ -105,11 +153,10 @@ def thin_catalogue(catalogue: Catalogue, n_wanted: int, n_least: int, seed: int)
     cells = sorted({(photo.label, photo.part or "") for photo in candidates})
     labels = np.array([cells.index((photo.label, photo.part or "")) for photo in candidates], dtype=np.int64)
     kept = {candidates[row].path for row in draw_share(labels, n_wanted, n_least, seed)}
-    reason = "not read: the minutes were too short for all photos"
     return replace(
         catalogue,
         photos=tuple(
-            photo if photo.status != "ok" or photo.path in kept else replace(photo, status="left_out", reason=reason)
+            photo if photo.status != "ok" or photo.path in kept else replace(photo, status="left_out", reason=NOT_READ)
             for photo in catalogue.photos
         ),
     )
@@ -210,9 +257,10 @@ def _empty_folders(root: Path, tree: Tree, parts: dict[str, Part], nested: bool,
     return rows
 
 
-def _map_labels(photos: list[Photo], labels: Path) -> list[Photo]:
-    classes = read_label_map(labels, (photo.label for photo in photos if photo.label))
-    dropped = f"dropped by {labels.name}"
+def _map_labels(photos: list[Photo], labels: LabelMap) -> list[Photo]:
+    names = (photo.label for photo in photos if photo.label)
+    classes = read_label_map(labels, names) if isinstance(labels, Path) else check_label_map(labels, names)
+    dropped = f"dropped by {labels.name if isinstance(labels, Path) else 'labels'}"
 
     def apply(photo: Photo) -> Photo:
         name = classes.get(photo.label)

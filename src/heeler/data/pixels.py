@@ -23,12 +23,13 @@ import numpy as np
 from heeler.data.decode import decode
 from heeler.data.duplicates import THUMBNAIL_PX, mark_duplicates, thumbnails
 from heeler.data.rows import Facts, Rows, RowStore
+from heeler.data.square import without_padding
 from heeler.errors import UnreadableError
 from heeler.files import cache_root, n_cores, read_regular, require_space, write_text
 from heeler.records import ByteArray, Catalogue, Note, OnEvent, Photo, Preprocessing, Progress
 
 # Raise when decoding changes what it makes of the same bytes.
-DECODE_VERSION = 2
+DECODE_VERSION = 3
 # Photos that a thread takes at once, fewer where they are large: the last threads then end together.
 CHUNK, CHUNK_BYTES = 16, 2 << 20
 # Chunks that each core may be ahead of the disk: 256 photos, 40 MB at 224 px.
@@ -123,6 +124,12 @@ def count_known(catalogue: Catalogue, spec: Preprocessing) -> int:
     return len(_recall(catalogue, _Seen(catalogue), store, thumbs)[0])
 
 
+def kept_squares(names: list[str], spec: Preprocessing) -> ByteArray | None:
+    """Squares (N, S, S, 3) uint8 of photos by their sha256, as an earlier run kept them; None unless it kept all."""
+    squares, _ = _stores(spec)
+    return squares.view(names).take(np.arange(len(names))) if all(name in squares for name in names) else None
+
+
 def _stores(spec: Preprocessing) -> tuple[RowStore, RowStore]:
     """Squares and miniatures of photos prepared in one way."""
     folder = cache_root() / "pixels" / f"{spec.pixel_key()}-{DECODE_VERSION}"
@@ -209,7 +216,9 @@ def _read_one(photo: Photo, stat: tuple[int, ...], spec: Preprocessing, store: R
     except UnreadableError as error:
         return _Read(replace(photo, sha256=sha256, status="unreadable", reason=error.message))
     complete = _completed(photo, sha256, (made.width_px, made.height_px, made.format))
-    return _Read(complete, stat, made.pixels, thumbnails(made.pixels[None])[0])
+    # Bars that are the same in all photos would hide what differs, and where a photo was cropped.
+    shown = without_padding(made.pixels, (made.width_px, made.height_px)) if spec.fit == "pad" else made.pixels
+    return _Read(complete, stat, made.pixels, thumbnails(shown[None])[0])
 
 
 def _verdict_notes(catalogue: Catalogue) -> list[str]:

@@ -69,6 +69,19 @@ def fit_stored(rgb: ByteArray, spec: Preprocessing, orientation: int, extent_px:
     return square
 
 
+def without_padding(square: ByteArray, size_px: tuple[int, int]) -> ByteArray:
+    """The photo alone, (H, W, 3), in a square that ``pad`` made of it.
+
+    Args:
+        square: (S, S, 3) uint8.
+        size_px: width and height of the whole photo.
+    """
+    side, long = len(square), max(size_px)
+    width, height = (max(1, round(length * side / long)) for length in size_px)
+    top, left = (side - height) // 2, (side - width) // 2
+    return square[top : top + height, left : left + width]
+
+
 def upright(rgb: ByteArray, orientation: int) -> ByteArray:
     """The pixels (H, W, 3) as a person sees them, C-contiguous, after EXIF 2.3's orientation 1 to 8."""
     if orientation in (2, 3, 7, 8):

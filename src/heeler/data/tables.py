@@ -15,7 +15,7 @@ from typing import Literal, NamedTuple
 from heeler.errors import DataError, UsageError
 from heeler.records import Part, Photo
 
-__all__ = ["is_table", "part_of_name", "read_label_map", "read_table"]
+__all__ = ["check_label_map", "is_table", "part_of_name", "read_label_map", "read_table"]
 
 PATH_COLUMNS = ("path", "file", "filename", "image")
 LABEL_COLUMNS = ("label", "class", "target")
@@ -142,6 +142,20 @@ def read_label_map(path: Path, names: Iterable[str]) -> dict[str, str]:
         if first != name:
             raise DataError(f"{path}: lines {earlier} and {line} give the folder {folder!r} two classes")
     return {folder: name for folder, (_, name) in classes.items()}
+
+
+def check_label_map(pairs: Iterable[tuple[str, str]], names: Iterable[str]) -> dict[str, str]:
+    """What ``read_label_map`` reads, from (folder, class) pairs that a program gave.
+
+    Raises:
+        UsageError: a folder that is not there is named.
+    """
+    known = set(names)
+    classes = {folder: name.strip() for folder, name in pairs}
+    for folder in classes:
+        if folder not in known:
+            raise UsageError(f"labels: there is no folder {folder!r}", hint=_near(folder, known))
+    return classes
 
 
 def _near(name: str, known: set[str]) -> str:

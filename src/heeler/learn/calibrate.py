@@ -18,8 +18,8 @@ from heeler.learn.engines import Engine, has_fast_bf16
 from heeler.learn.features import feature_engine
 from heeler.learn.stages import FirstStages, is_divisible, last_stages
 from heeler.learn.team import n_launched
-from heeler.plans import Rates, Setting
-from heeler.records import Catalogue, Preprocessing, Recipe, ignore_events
+from heeler.plans import Rates, Recipe, Setting
+from heeler.records import Catalogue, Preprocessing, ignore_events
 
 # Photos decoded to time the reading: a few first, so that large ones do not take long; more where those were quick.
 FEW, MORE, MANY = 16, 96, 384

@@ -29,6 +29,8 @@ MIN_SAMPLE, MAX_SAMPLE = 160, 1500
 # network's look at the worst photos. The first report makes a picture of each photo that is judged, up to so many.
 WRITE_S = 1.2
 PICTURE_S, MOST_PICTURES = 6e-4, 1000
+# Seconds to look for flaws: neighbours in feature space, blur, duplicates; before tuning.
+FLAWS_S_PER_PHOTO = 1.5e-4
 # Floating-point operations of the probe's choice of penalty for each photo, class and feature: 5 folds, 124 gradients.
 FIT_WORK = 5 * 124 * 4
 FIT_BASE_S = 0.8
@@ -37,7 +39,8 @@ FIT_BASE_S = 0.8
 CURVE_SHARES = (0.1, 0.2, 0.4, 0.7)
 CURVE_WORK = 4 * 20
 LEAST_CURVE_S = 60.0
-SPLIT_S_PER_PHOTO = 5e-5
+# Near duplicates: each pair of photos is glanced at.
+SPLIT_S_PER_PHOTO, SPLIT_S_PER_PAIR = 4e-5, 5e-9
 # At least so many photos of a class are read where the budget is too short for all.
 MIN_OF_CLASS = 20
 
@@ -45,6 +48,11 @@ MIN_OF_CLASS = 20
 def read_s(rates: Rates, n_photos: int) -> float:
     """Seconds to read some photos for the first time."""
     return n_photos * (1 - rates.known) / rates.decode_per_s
+
+
+def split_s(n_photos: int) -> float:
+    """Seconds to find near duplicates and to give each photo its part."""
+    return SPLIT_S_PER_PHOTO * n_photos + SPLIT_S_PER_PAIR * n_photos**2 / 2
 
 
 def forward_s(rates: Rates, setting: Setting, n_photos: int) -> float:
@@ -75,6 +83,11 @@ def curve_s(rates: Rates, n_photos: int, n_classes: int, budget_s: float, n_feat
 def write_s(n_judged: int) -> float:
     """Seconds to write everything the first time."""
     return WRITE_S + PICTURE_S * min(n_judged, MOST_PICTURES)
+
+
+def flaws_s(n_photos: int) -> float:
+    """Seconds to look for flaws in photos and labels."""
+    return FLAWS_S_PER_PHOTO * n_photos
 
 
 def finish_s(rates: Rates, setting: Setting, n_judged: int) -> float:
@@ -113,7 +126,7 @@ def plan_run(
     before = [
         PlannedStage("prepare", elapsed_s, "list the files, load the network, time this machine"),
         PlannedStage("decode", read_s(rates, n_read), f"{few} at {rates.decode_per_s:,.0f}/s{known}"),
-        PlannedStage("split", SPLIT_S_PER_PHOTO * n_read, "parts for learning, choosing, judging; near duplicates"),
+        PlannedStage("split", split_s(n_read), "parts for learning, choosing, judging; near duplicates"),
     ]
 
     def with_choice(share: float) -> Plan:
@@ -159,7 +172,7 @@ def _after_choice(
         PlannedStage("features", features_s, f"{setting}, of the photos that were not tried"),
         PlannedStage("probe", probe_s, "the last layer, its penalty by inner folds"),
         PlannedStage("tune", 0, ""),
-        PlannedStage("finish", 0, "judge, write the model, the predictions and the report"),
+        PlannedStage("finish", flaws_s(n_photos), "judge, write the model, the predictions and the report"),
     ]
 
 
@@ -177,7 +190,8 @@ def _filled(plan: Plan, setting: Setting, late_s: float = 0) -> Plan:
     else:
         why = "too little time for two passes over the photos" if plan.may_tune else "no photo is left to judge it by"
         tune, judge_s = PlannedStage("tune", 0, f"nothing: {why}"), 0
-    rest = {"tune": tune, "finish": PlannedStage("finish", write_s(n_judged) + judge_s, plan.stages[-1].why)}
+    first_s = plan.stages[-1].seconds + write_s(n_judged)
+    rest = {"tune": tune, "finish": PlannedStage("finish", first_s + judge_s, plan.stages[-1].why)}
     return replace(plan, stages=tuple(rest.get(stage.name, stage) for stage in plan.stages))
 
 
@@ -201,7 +215,7 @@ def _first_setting(left_s: float, n_found: int, n_classes: int, rates: Rates, ma
 
 def _pass_s(setting: Setting, n_photos: int, n_classes: int, rates: Rates) -> float:
     frozen_s = read_s(rates, n_photos) + forward_s(rates, setting, n_photos) + fit_s(rates, n_photos, n_classes)
-    return frozen_s + SPLIT_S_PER_PHOTO * n_photos
+    return frozen_s + split_s(n_photos) + flaws_s(n_photos)
 
 
 def _choice(
@@ -295,7 +309,7 @@ def choose(plan: Plan, trials: Sequence[Trial], elapsed_s: float, n_classes: int
     def left_s(trial: Trial) -> float:
         n_left = plan.n_read - trial.n_photos
         again_s = 0.0 if trial is first else n_left / plan.rates.decode_per_s
-        frozen_s = n_left / trial.rate_per_s + fit_s(plan.rates, plan.n_read, n_classes)
+        frozen_s = n_left / trial.rate_per_s + fit_s(plan.rates, plan.n_read, n_classes) + flaws_s(plan.n_read)
         return plan.budget_s - elapsed_s - write_s(n_judged) - again_s - frozen_s
 
     def expected(trial: Trial) -> float:

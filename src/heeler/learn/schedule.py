@@ -13,7 +13,8 @@ from typing import Any, Literal
 
 from torch import nn
 
-from heeler.records import Epoch, Recipe
+from heeler.plans import Recipe
+from heeler.records import Epoch
 
 # On 1,000 clothing photos from a probe at 15.2 % error, two epochs of all layers gave 14.3 % at these rates, and 14.8 %
 # at 1e-3 and 5e-4, which undo part of what the probe has learnt before they improve on it.

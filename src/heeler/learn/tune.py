@@ -24,13 +24,13 @@ from heeler.errors import HeelerError, ResourceError
 from heeler.learn.augment import seed_of
 from heeler.learn.checkpoint import Checkpoint, discard_checkpoints, key_of, read_checkpoint, write_checkpoint
 from heeler.learn.depth import VIEWS_SHARE
-from heeler.learn.engines import has_fast_bf16
 from heeler.learn.schedule import Cursor, Pace, Phase, is_timed, layer_groups, layer_rates, phases_of, rate_share
 from heeler.learn.stages import last_groups
 from heeler.learn.team import Team
 from heeler.learn.weights import Best, Contest, Kind, State, Weights, average, plain_state
-from heeler.learn.worker import EVALUATE_BATCH, Worker
-from heeler.records import Epoch, IntArray, Note, OnEvent, Preprocessing, Progress, Recipe, ignore_events
+from heeler.learn.worker import EVALUATE_BATCH, Worker, training_precision
+from heeler.plans import Recipe
+from heeler.records import Epoch, IntArray, Note, OnEvent, Preprocessing, Progress, ignore_events
 
 # Of timed runs that name none.
 EMA_DECAY = 0.99
@@ -102,7 +102,7 @@ def fine_tune(
     from accelerate import Accelerator
 
     team = Team()
-    accelerator = Accelerator(mixed_precision=_precision())
+    accelerator = Accelerator(mixed_precision=training_precision())
     tell = on_event if team.is_main else ignore_events
     model = copy.deepcopy(probe).to(accelerator.device, memory_format=torch.channels_last)
     worker = Worker(accelerator, team, model, rows, torch.from_numpy(labels), spec, recipe, tell)
@@ -118,12 +118,6 @@ def fine_tune(
             else:
                 run.keep()
         return run.end()
-
-
-def _precision() -> str:
-    if torch.cuda.is_available():
-        return "bf16" if torch.cuda.is_bf16_supported() else "fp16"
-    return "bf16" if has_fast_bf16() else "no"
 
 
 class _Run:

@@ -21,11 +21,12 @@ from heeler.data.rows import Rows
 from heeler.errors import ResourceError
 from heeler.learn.augment import augment, augment_pixels, seed_of
 from heeler.learn.depthwise import FastDepthwise
-from heeler.learn.engines import BATCH
+from heeler.learn.engines import BATCH, has_fast_bf16
 from heeler.learn.memory import is_out_of_memory
 from heeler.learn.stages import Views, first_engine, is_divisible, last_stages
 from heeler.learn.team import Team
-from heeler.records import ByteArray, IntArray, Note, OnEvent, Preprocessing, Recipe
+from heeler.plans import Recipe
+from heeler.records import ByteArray, IntArray, Note, OnEvent, Preprocessing
 
 BATCH_SIZE = 32
 GPU_BATCH_SIZE = 64
@@ -280,6 +281,13 @@ class Worker:
         clear_device_cache(garbage_collection=True)
         kept = f"; a step is still {self.batch_size} photos" if job == "training" else ""
         self._tell(Note(f"{job}: out of memory with {n_before} photos at once, so {n_before // 2} from now on{kept}"))
+
+
+def training_precision() -> str:
+    """What accelerate is to multiply in when training on this machine: ``bf16``, ``fp16`` or ``no``, which is fp32."""
+    if torch.cuda.is_available():
+        return "bf16" if torch.cuda.is_bf16_supported() else "fp16"
+    return "bf16" if has_fast_bf16() else "no"
 
 
 def _cut(places: range, n_piece: int) -> Iterator[range]:

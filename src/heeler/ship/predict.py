@@ -35,15 +35,26 @@ FEW = BATCH
 KINDS = "give a path, bytes, a PIL image, or a uint8 array of shape (H, W, 3) in RGB"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Classifier:
-    """An opened model that classifies photos.
+    """An opened model that classifies photos; made by ``heeler.load``.
 
     Args:
         bundle: the model.
+
+    Example:
+        >>> import heeler
+        >>> model = heeler.load("runs/photos-1/model")
+        >>> model.classes
+        ('cat', 'coffee', 'person', 'rocket')
+        >>> model
+        Classifier('runs/photos-1/model': 4 classes, 64 px)
     """
 
     bundle: Bundle
+
+    def __repr__(self) -> str:
+        return f"Classifier({str(self.bundle.path)!r}: {len(self.classes):,} classes, {self.bundle.spec.image_px} px)"
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -62,6 +73,13 @@ class Classifier:
 
         Raises:
             UsageError: an input is of another kind, or an array of another shape or dtype.
+
+        Example:
+            >>> import heeler
+            >>> from PIL import Image
+            >>> model, photo = heeler.load("runs/photos-1/model"), Image.open("photos/cat/1.jpg")
+            >>> [row.label for row in model.predict(["photos/cat/1.jpg", photo], top=1)]
+            ['cat', 'cat']
         """
         if isinstance(photos, str | Path | bytes | Image.Image | np.ndarray):
             photos = [photos]
@@ -151,9 +169,9 @@ def load(path: str | Path) -> Classifier:
 
     Example:
         >>> import heeler
-        >>> model = heeler.load("runs/photos-1/model")      # doctest: +SKIP
-        >>> model.predict("photo.jpg")[0].ranked[0]         # doctest: +SKIP
-        ('healthy', 0.97)
+        >>> rows = heeler.load("runs/photos-1/model").predict("photos/coffee/2.jpg")
+        >>> rows[0].label
+        'coffee'
     """
     return Classifier(open_bundle(Path(path)))
 

@@ -5,19 +5,16 @@ from __future__ import annotations
 import csv
 import glob
 import os
-import re
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
 from heeler.errors import ResourceError, UsageError
-from heeler.files import disk_errors, write_csv
-from heeler.records import Prediction, short_hash
+from heeler.files import disk_errors, safe_name, write_csv
+from heeler.records import Prediction
 
 JUNK_NAMES = frozenset({"thumbs.db", "desktop.ini", "__macosx"})
-DEVICE_NAMES = frozenset({"con", "prn", "aux", "nul", *(f"{kind}{n}" for kind in ("com", "lpt") for n in range(1, 10))})
-MAX_NAME_BYTES = 200
 
 
 def expand_paths(args: Sequence[str], stdin: TextIO) -> list[str]:
@@ -126,18 +123,7 @@ def sort_into(folder: Path, rows: Iterable[Prediction]) -> int:
 
 def class_folder(label: str) -> tuple[str, ...]:
     """Folder names, outermost first, that are safe on every system and different for different classes."""
-    return tuple(_safe_name(part) for part in label.split("/"))
-
-
-def _safe_name(name: str) -> str:
-    safe = re.sub(r'[\x00-\x1f\x7f<>:"\\|?*\ud800-\udfff]', "_", name).rstrip(". ")
-    safe = "_" + safe[1:] if safe.startswith(".") else safe
-    while len(safe.encode()) > MAX_NAME_BYTES:
-        safe = safe[:-1]
-    if safe.split(".")[0].lower() in DEVICE_NAMES or not safe:
-        safe = f"_{safe}"
-    # Two odd names must not meet in one folder, so a changed name carries a mark of the original.
-    return safe if safe == name else f"{safe}-{short_hash(name.encode('utf-8', 'surrogatepass').hex())[:6]}"
+    return tuple(safe_name(part) for part in label.split("/"))
 
 
 def _copy_new(source: Path, home: Path) -> Path:

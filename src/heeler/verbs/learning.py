@@ -21,6 +21,7 @@ def train(
     source: options.Source,
     out: options.Run = None,
     labels: options.Labels = None,
+    fixes: options.Fixes = None,
     nested: options.Nested = False,
     test: options.Test = 0.2,
     valid: options.Valid = 0.1,
@@ -51,22 +52,21 @@ def train(
       heeler train labels.csv --group-by plot_id --json > result.json
     """
     options.need(source, "a folder of photos, a table or an archive")
-    for file in (labels, weights):
+    for file in (labels, fixes, weights):
         if file is not None:
             options.need(file, "a file")
     colour = options.parse_colour(alpha)
     if minutes is not None and epochs is not None:
         raise UsageError("--minutes and --epochs exclude each other", hint="say how long, or how many epochs")
-    from heeler.plans import TrainOptions
-    from heeler.records import Recipe
+    from heeler.plans import Recipe, TrainOptions
 
     recipe = Recipe(
         epochs=epochs or 0, frozen_epochs=frozen_epochs, batch_size=batch_size, lr=lr, augment=augment, seed=seed
     )
     settings = TrainOptions(
-        out=out, labels=labels, nested=nested, test=test, valid=valid, seed=seed, group_by=group_by, backbone=backbone,
-        weights=weights, image_px=image_px, fit=fit, alpha=colour, recipe=recipe, resume=resume, command=context.obj,
-        minutes=(minutes or options.DEFAULT_MINUTES) if epochs is None else None,
+        out=out, labels=labels, fixes=fixes, nested=nested, test=test, valid=valid, seed=seed, group_by=group_by,
+        backbone=backbone, weights=weights, image_px=image_px, fit=fit, alpha=colour, recipe=recipe, resume=resume,
+        command=context.obj, minutes=(minutes or options.DEFAULT_MINUTES) if epochs is None else None,
     )  # fmt: skip
     return _train_and_tell(source, settings, json=json, quiet=quiet)
 

@@ -1,0 +1,136 @@
+"""The learning-rate range test: training steps while the rate rises from far too low to too high.
+
+Source: L. N. Smith, Cyclical learning rates for training neural networks, WACV 2017.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from heeler.data.rows import Rows
+from heeler.errors import HeelerError
+from heeler.learn.augment import seed_of
+from heeler.learn.schedule import layer_groups, layer_rates
+from heeler.learn.stages import last_groups
+from heeler.learn.team import Team
+from heeler.learn.weights import Weights
+from heeler.learn.worker import Worker, training_precision
+from heeler.plans import Recipe
+from heeler.records import IntArray, OnEvent, Preprocessing, Progress
+
+LOWEST, HIGHEST = 1e-6, 1.0
+# Weight of what was before in the average over steps.
+SMOOTHING = 0.9
+# The test ends where the average has grown to so many times its lowest value.
+TOO_HIGH = 2.0
+# Of the lowest average, and how far below the rate that is too high training stays.
+NEAR = 1.05
+SAFETY = 10.0
+
+
+@dataclass(frozen=True)
+class RateRange:
+    """How the loss went as the learning rate rose.
+
+    Args:
+        rates: of the head, at each step.
+        losses: mean of each step's batch, in nats.
+        smooth: their running average.
+        suggestion: the rate to train with.
+    """
+
+    rates: tuple[float, ...]
+    losses: tuple[float, ...]
+    smooth: tuple[float, ...]
+    suggestion: float
+
+
+def rate_range(
+    start: Any,
+    rows: Rows,
+    labels: IntArray,
+    train: IntArray,
+    spec: Preprocessing,
+    recipe: Recipe,
+    n_steps: int,
+    on_event: OnEvent,
+) -> RateRange:
+    """Train a copy of a network at rates that rise by the same factor from step to step.
+
+    Args:
+        start: timm network with the head to start from; not changed.
+        rows: squares (S, S, 3) uint8 of all photos.
+        labels: (N,) class numbers.
+        train: rows to learn from.
+        spec: the preprocessing that made the rows.
+        recipe: batch size, augmentation and seed. With ``last_views`` the last stages alone are trained, where the
+            network and the device allow it; else all layers.
+        n_steps: how many steps; fewer where the loss grows too much.
+        on_event: told of progress, one unit a step.
+
+    Raises:
+        ResourceError: the memory is too small for one photo at a time.
+        HeelerError: the loss is no finite number from the first steps on.
+    """
+    from accelerate import Accelerator
+
+    accelerator = Accelerator(mixed_precision=training_precision())
+    model = copy.deepcopy(start).to(accelerator.device, memory_format=torch.channels_last)
+    worker = Worker(accelerator, Team(), model, rows, torch.from_numpy(labels), spec, recipe, on_event)
+    size = min(worker.batch_size, len(train))
+    n_passes = -(-n_steps * size // len(train))
+    order = np.concatenate([np.random.default_rng([recipe.seed, i]).permutation(train) for i in range(n_passes)])
+    with torch.random.fork_rng([accelerator.device] if accelerator.device.type == "cuda" else []):
+        if recipe.last_views and worker.can_divide():
+            wanted = np.unique(order[: n_steps * size])
+            worker.divide(wanted, wanted[:0], math.inf)
+        try:
+            return _climb(worker, order, n_steps, size, recipe, on_event)
+        finally:
+            worker.close()
+
+
+def suggest_rate(rates: Sequence[float], smooth: Sequence[float]) -> float:
+    """A tenth of the highest rate at which the average loss is near its lowest.
+
+    Tuning begins from a fitted head, so the loss may hardly fall: where it is lowest is then chance, and where it
+    begins to grow is not. The first steps, which average little, do not count.
+    """
+    first = len(rates) // 10
+    near = np.flatnonzero(np.asarray(smooth[first:]) <= NEAR * min(smooth[first:]))
+    return rates[first + int(near[-1])] / SAFETY
+
+
+def _climb(worker: Worker, order: IntArray, n_steps: int, size: int, recipe: Recipe, on_event: OnEvent) -> RateRange:
+    model = worker.model
+    groups = last_groups(model, recipe.last_stages) if worker.is_divided else layer_groups(model)
+    worker.begin(groups, learns_norms=False)
+    weights = Weights(worker.accelerator, model, ema_decay=0.0)
+    weights.begin(groups, [HIGHEST] * len(groups) if worker.is_divided else layer_rates(HIGHEST, len(groups)))
+    rates: list[float] = []
+    losses: list[float] = []
+    smooth: list[float] = []
+    average = 0.0
+    for step in range(n_steps):
+        rate = LOWEST * (HIGHEST / LOWEST) ** (step / max(1, n_steps - 1))
+        loss = worker.gradient(order[step * size : (step + 1) * size], seed_of(recipe.seed, 0, step))
+        if not math.isfinite(loss):
+            break
+        average = SMOOTHING * average + (1 - SMOOTHING) * loss
+        rates.append(rate)
+        losses.append(loss)
+        smooth.append(average / (1 - SMOOTHING ** (step + 1)))
+        if smooth[-1] > TOO_HIGH * min(smooth):
+            break
+        weights.update(rate / HIGHEST, step)
+        on_event(Progress(step + 1, loss=smooth[-1]))
+    if len(rates) < 3:
+        raise HeelerError("the loss is no finite number from the first steps on", hint="look at the photos with check")
+    return RateRange(tuple(rates), tuple(losses), tuple(smooth), suggest_rate(rates, smooth))

@@ -1,0 +1,69 @@
+"""The learning-rate range test: where the loss falls, where it grows, and that the network is left alone."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from heeler.learn.rates import HIGHEST, LOWEST, rate_range, suggest_rate
+from heeler.plans import Recipe
+from heeler.records import Event, Progress, ignore_events
+from tiny import LABELS, SPEC, TRAIN, difference, exact, network, store
+
+RECIPE = Recipe(batch_size=8, augment="none")
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> object:
+    return store(tmp_path_factory.mktemp("rates"))
+
+
+def test_rates_rise_by_the_same_factor_until_the_loss_has_grown(rows: object) -> None:
+    told: list[Event] = []
+    with exact():
+        found = rate_range(network(), rows, LABELS, TRAIN, SPEC, RECIPE, 60, told.append)  # type: ignore[arg-type]
+    factors = np.diff(np.log(found.rates))
+    assert found.rates[0] == pytest.approx(LOWEST) and np.allclose(factors, factors[0])
+    assert len(found.rates) == len(found.losses) == len(found.smooth)
+    # A head that knows nothing begins at the entropy of four classes, learns, and is thrown off at last.
+    assert found.losses[0] == pytest.approx(np.log(4), abs=0.05)
+    assert min(found.smooth) < found.smooth[0] - 0.02
+    assert found.rates[-1] == pytest.approx(HIGHEST) or found.smooth[-1] > 2 * min(found.smooth)
+    assert LOWEST < found.suggestion < 0.1
+    steps = [event.done for event in told if isinstance(event, Progress)]
+    assert steps == list(range(1, len(steps) + 1))
+
+
+def test_the_network_and_the_chances_of_others_are_left_alone(rows: object) -> None:
+    model, seed = network(), torch.initial_seed()
+    before = torch.random.get_rng_state()
+    with exact():
+        first = rate_range(model, rows, LABELS, TRAIN, SPEC, RECIPE, 12, ignore_events)  # type: ignore[arg-type]
+        again = rate_range(model, rows, LABELS, TRAIN, SPEC, RECIPE, 12, ignore_events)  # type: ignore[arg-type]
+        other = rate_range(model, rows, LABELS, TRAIN, SPEC, replace(RECIPE, seed=1), 12, ignore_events)  # type: ignore[arg-type]
+    assert difference(model, network()) == 0
+    assert first == again != other
+    assert torch.initial_seed() == seed and torch.equal(before, torch.random.get_rng_state())
+
+
+def test_the_last_stages_alone_are_trained_where_the_run_does_so(rows: object) -> None:
+    with exact():
+        recipe = replace(RECIPE, last_views=2, augment="photo")
+        found = rate_range(network(), rows, LABELS, TRAIN, SPEC, recipe, 12, ignore_events)  # type: ignore[arg-type]
+    assert 10 <= len(found.rates) <= 12 and np.isfinite(found.losses).all()
+    assert found.losses[0] == pytest.approx(np.log(4), abs=0.05)
+
+
+def test_the_suggestion_is_a_tenth_of_the_highest_rate_with_a_low_loss() -> None:
+    rates = np.geomspace(1e-6, 1, 61).tolist()
+    falls = [0.5 + max(0.0, -2 - np.log10(rate)) + 50 * max(0.0, rate - 0.01) for rate in rates]
+    assert suggest_rate(rates, falls) == pytest.approx(1e-3)
+    # A loss that is low from the start, as after a probe: where it is lowest is noise.
+    flat = [0.8 + 0.01 * np.sin(i) + 50 * max(0.0, rate - 0.01) for i, rate in enumerate(rates)]
+    assert suggest_rate(rates, flat) == pytest.approx(1e-3)
+    # The first averages are of few steps and may be low by chance.
+    assert suggest_rate(rates, [0.1, *flat[1:]]) == pytest.approx(1e-3)
