@@ -34,7 +34,10 @@ if TYPE_CHECKING:
 __all__ = ["RateTest", "Report", "Run", "open_run"]
 
 # Of ``result.json``, as it is; paths are those of the folder that is opened, and scores are in the model's own file.
-TOLD = ("chosen", "n_train", "n_valid", "n_test", "temperature", "seconds", "rates_per_s", "planned_s")
+TOLD = (
+    "chosen", "n_train", "n_valid", "n_test", "n_test_changed", "temperature", "seconds", "rates_per_s", "planned_s",
+    "flaws",
+)  # fmt: skip
 
 
 def open_run(run: str | os.PathLike[str]) -> Run:
