@@ -241,7 +241,13 @@ def test_a_run_that_was_moved_opens(run: heeler.Run, tmp_path: Path) -> None:
     place = tmp_path / "elsewhere"
     moved = heeler.open_run(shutil.copytree(run.folder, place))
     told, moved_told = run.result.to_json(), moved.result.to_json()
-    assert {name for name in told if told[name] != moved_told[name]} == {"model", "report", "predictions", "run", "fixes"}
+    assert {name for name in told if told[name] != moved_told[name]} == {
+        "model",
+        "report",
+        "predictions",
+        "run",
+        "fixes",
+    }
     assert [moved_told[name] for name in ("run", "model")] == [str(place), str(place / "model")]
     assert moved.scores == run.scores
     assert moved.model.classes == run.classes
