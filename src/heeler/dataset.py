@@ -143,7 +143,6 @@ def open_folder(
     nested: bool = False,
     group_by: str | None = None,
     alpha: tuple[int, int, int] = (255, 255, 255),
-    fixes: str | os.PathLike[str] | None = None,
 ) -> PhotoFolder:
     """List the photos of a folder and their classes; none is opened, and nothing is written.
 
@@ -159,7 +158,6 @@ def open_folder(
         nested: the class is the whole path below the source, not its first level.
         group_by: a column of the CSV, or a regular expression on the path; photos of one group stay in one part.
         alpha: colour behind transparent pixels, 8-bit RGB.
-        fixes: ``fixes.csv`` of an earlier run or check, whose decisions are applied: photos relabelled or dropped.
 
     Returns:
         The photos, for ``heeler.train``.
