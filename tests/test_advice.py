@@ -93,3 +93,12 @@ def test_nothing_wrong_still_says_what_to_try() -> None:
 
 def test_largest_class_has_most_judged_photos() -> None:
     assert largest_class(scores_of([[1, 0, 0], [0, 5, 1], [0, 0, 6]])) == "elm"
+
+
+def test_suspects_take_the_place_of_confident_mistakes_and_prospects_come_last() -> None:
+    scores = scores_of([[20, 5], [5, 0]], sure=0.97)
+    steps = next_steps(scores, {}, 0, n_suspects=1, prospects=("", "More photos.", "More minutes."))
+    assert steps[-2:] == ("More photos.", "More minutes.")
+    text = " ".join(steps)
+    assert "The label of 1 photo is in doubt" in text and "under “The worst photos”" not in text
+    assert "The labels of 1,200 photos are in doubt" in " ".join(next_steps(scores, {}, 0, n_suspects=1200))

@@ -263,7 +263,7 @@ def curve_of(n_judged: int = 2000) -> list[CurvePoint]:
 def test_what_to_do_next_speaks_of_suspects_photos_and_minutes() -> None:
     fixes = [Fix(f"a/{i}.jpg", "label", "a", "b") for i in range(30)] + [Fix("a/0.jpg", "label", "a", "b", "keep")]
     text = text_of(context_of(("a", "b"), fixes=[*fixes, Fix("a/99.jpg", "nearly black", "a")], curve=curve_of()))
-    assert "The labels of 30 photos are likely wrong" in text
+    assert "The labels of 30 photos are in doubt" in text
     assert "31 in all, the first 24 here" in text and "decided: keep" not in text  # it is the last of them
     assert "1 other problem was found" in text and "nearly black" in text
     assert re.search(r"Twice as many photos would take the error of the last layer from 8.1 % to about 6.\d % \(", text)

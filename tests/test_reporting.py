@@ -15,8 +15,8 @@ import pytest
 from conftest import TrainedRun
 from heeler.learn.probe import Probe
 from heeler.photos import Photos
-from heeler.plans import TrainOptions
-from heeler.records import Catalogue, Head, Photo, Preprocessing, Recipe, Split
+from heeler.plans import Recipe, TrainOptions
+from heeler.records import Catalogue, Head, Photo, Preprocessing, Split
 from heeler.reporting import ENOUGH_JUDGED, _sheet, _twins, learning_curve, pictures_of
 
 PX = 16

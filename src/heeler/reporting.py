@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from heeler.doctor import hardware
 from heeler.fixes import read_fixes
 from heeler.judge.explain import class_activation
 from heeler.judge.gallery import Answers, Pictures
@@ -43,6 +44,13 @@ class Shown:
     flaws: Mapping[str, int]
     versions: Mapping[str, str]
     hardware: Mapping[str, str]
+
+
+def shown_of(
+    photos: Photos, probe: Probe, features: FloatArray, flaws: Mapping[str, int], versions: Mapping[str, str]
+) -> Shown:
+    """What every report of a run shows alike."""
+    return Shown(pictures_of(photos), learning_curve(photos, probe, features), flaws, versions, hardware())
 
 
 def pictures_of(photos: Photos) -> Pictures:

@@ -16,7 +16,6 @@ import numpy as np
 from heeler.clock import Clock
 from heeler.data.catalogue import write_catalogue
 from heeler.data.split import draw_folds
-from heeler.doctor import hardware
 from heeler.files import write_bytes, write_json
 from heeler.flaws import count_kinds, find_flaws, flaws_text, keep_flaws, next_step
 from heeler.follow import lead, require_first
@@ -43,7 +42,7 @@ from heeler.records import (
     Scores,
     ignore_events,
 )
-from heeler.reporting import Shown, learning_curve, pictures_of, report_context
+from heeler.reporting import Shown, report_context, shown_of
 from heeler.runs import CHECKPOINT, claim_run, discard_unfinished, finish_run, save_plan, saved_plan, used_s
 from heeler.ship.bundle import write_bundle
 from heeler.ship.card import model_card, versions
@@ -97,9 +96,8 @@ def train(source: str | Path, options: TrainOptions | None = None, on_event: OnE
         ResourceError: the disk is full, or weights cannot be had.
         Interrupted: the user stopped the run; where a model was there already, the best one is kept.
     """
-    source, options = Path(source), options or TrainOptions()
     require_first()
-    clock = Clock(on_event)
+    source, options, clock = Path(source), options or TrainOptions(), Clock(on_event)
     catalogue = list_files(source, options, clock)
     run = claim_run(options, source, catalogue.name)
     try:
@@ -116,14 +114,12 @@ def train(source: str | Path, options: TrainOptions | None = None, on_event: OnE
         settings = {**_settings(options, look), "engine": engine, "split": photos.split.method}
         probe, fitted = probe_candidate(photos, look, features, options, clock)
         flaws = note_flaws(run, photos, features, probe, fitted, options, clock)
-        curve = learning_curve(photos, fitted, features)
-        shown = Shown(pictures_of(photos), curve, flaws, versions(), hardware())
+        shown = shown_of(photos, fitted, features, flaws, versions())
         recipe, plan = tuning_recipe(photos, look, plan, options, clock)
         save_plan(run, plan)
 
         def deliver(candidates: Sequence[Candidate], tuned: Tuned | None = None) -> RunResult:
-            with clock.stage("judge", unit=""):
-                verdict = judge(photos, look.backbone, features, candidates, options)
+            verdict = judge(photos, look.backbone, features, candidates, options, clock)
             return write_everything(run, photos, verdict, tuned, look.spec, options, settings, plan, shown, clock)
 
         if tunes := bool(recipe.epochs or recipe.budget_s):
@@ -237,11 +233,30 @@ def tuned_candidate(photos: Photos, tuned: Tuned, spec: Preprocessing, clock: Cl
 
 
 def judge(
-    photos: Photos, backbone: Backbone, features: FloatArray, candidates: Sequence[Candidate], options: TrainOptions
+    photos: Photos,
+    backbone: Backbone,
+    features: FloatArray,
+    candidates: Sequence[Candidate],
+    options: TrainOptions,
+    clock: Clock,
 ) -> Verdict:
     """Choose on the valid part; measure on the test part, or out of fold where that would be too small."""
-    split, labels = photos.split, photos.labels
-    truth = labels[split.valid]
+    with clock.stage("judge", unit=""):
+        winner, temperature = choose_candidate(candidates, photos.labels[photos.split.valid])
+        test_is_drawn = all(photo.part != "test" for photo in photos.catalogue.usable)
+        too_few = len(photos.labels) < FEW_PHOTOS or len(photos.split.test) == 0
+        if winner.name == "probe" and test_is_drawn and too_few:
+            return judge_out_of_fold(photos, backbone, features, options.seed)
+        probabilities = softmax(winner.test_logits, temperature)
+        scores = _scores(photos, photos.split.test, probabilities, "test")
+        on_choosing = softmax(winner.valid_logits, temperature)
+        return Verdict(
+            winner.name, winner.model, temperature, photos.split.test, probabilities, scores, on_choosing
+        )  # fmt: skip
+
+
+def choose_candidate(candidates: Sequence[Candidate], truth: IntArray) -> tuple[Candidate, float]:
+    """The one of the lowest loss on the valid part, whose (n,) classes are given, and its temperature there."""
     temperatures = [fit_temperature(one.valid_logits, truth) for one in candidates]
 
     def on_valid(i: int) -> tuple[float, float]:
@@ -251,14 +266,7 @@ def judge(
         return float(-np.log(np.maximum(right, 1e-7)).mean()), float(np.mean(probabilities.argmax(1) != truth))
 
     best = min(range(len(candidates)), key=on_valid)
-    winner, temperature = candidates[best], temperatures[best]
-    test_is_drawn = all(photo.part != "test" for photo in photos.catalogue.usable)
-    if winner.name == "probe" and test_is_drawn and (len(labels) < FEW_PHOTOS or len(split.test) == 0):
-        return judge_out_of_fold(photos, backbone, features, options.seed)
-    probabilities = softmax(winner.test_logits, temperature)
-    scores = _scores(photos, split.test, probabilities, "test")
-    on_choosing = softmax(winner.valid_logits, temperature)
-    return Verdict(winner.name, winner.model, temperature, split.test, probabilities, scores, on_choosing)
+    return candidates[best], temperatures[best]
 
 
 def judge_out_of_fold(photos: Photos, backbone: Backbone, features: FloatArray, seed: int) -> Verdict:
@@ -305,13 +313,6 @@ def write_everything(
         flaws=dict(shown.flaws),
         n_test_changed=photos.n_test_changed,
     )
-    facts = {
-        "scores": scores_to_json(scores),
-        "split": {"key": split.key, "seed": options.seed, "method": split.method},
-        "chosen": verdict.chosen,
-        "settings": settings,
-        "versions": versions(),
-    }
     with clock.stage("write model", unit=""):
         write_bundle(
             result.model,
@@ -320,7 +321,7 @@ def write_everything(
             spec=spec,
             temperature=verdict.temperature,
             card=model_card(catalogue.name, result, settings),
-            facts=facts,
+            facts=_facts(verdict, photos, options, settings),
             replace=True,
         )
         write_bytes(run / "classes.csv", (result.model / "classes.csv").read_bytes())
@@ -335,6 +336,18 @@ def write_everything(
     result = replace(result, seconds=clock.totals())
     write_json(run / "result.json", result.to_json())
     return result
+
+
+def _facts(verdict: Verdict, photos: Photos, options: TrainOptions, settings: dict[str, str]) -> dict[str, Any]:
+    """What the bundle tells of its making."""
+    split = photos.split
+    return {
+        "scores": scores_to_json(verdict.scores),
+        "split": {"key": split.key, "seed": options.seed, "method": split.method},
+        "chosen": verdict.chosen,
+        "settings": settings,
+        "versions": versions(),
+    }
 
 
 def _scores(

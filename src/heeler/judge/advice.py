@@ -60,7 +60,7 @@ def next_steps(
         scores: of photos that the model did not learn from.
         n_by_class: usable photos of each class, all parts together; empty where unknown.
         n_unreadable: files that were opened and are no whole photo.
-        n_suspects: photos whose label is likely wrong and that nobody has decided about.
+        n_suspects: photos whose label is in doubt and that nobody has decided about.
         prospects: what more photos and more minutes would bring; empty ones are left out.
 
     Returns:
@@ -159,8 +159,8 @@ def _on_suspects(n: int) -> list[str]:
         return []
     start, it = ("The label of 1 photo is", "it") if n == 1 else (f"The labels of {n:,} photos are", "them")
     return [
-        f"{start} likely wrong, see “Labels to check”. Look at {it} first: fixes.csv in the folder of the run lists "
-        f"{it} with the likelier class, the most suspect first."
+        f"{start} in doubt, see “Labels to check”. Look at {it} first: heeler fix shows {it} with the likelier class, "
+        "the most suspect first."
     ]
 
 
