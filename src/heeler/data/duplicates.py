@@ -11,8 +11,8 @@ photos of the set, told by eye (``python bench/near_duplicates.py``, 2026-11-25)
 
 The other pairs, 11 of imagewoof and one of clothing, are copies. Solar cells of one module look alike without being the
 same: 127 pairs among 2,624, as many as without looking for mirrored and cropped ones. Of those smooth pictures a
-miniature does not hold the detail by which a crop is known, and a third of the crops are found. Squares of 64 px are cut
-out half a pixel off the middle; of so few, that is enough to miss mirrored copies.
+miniature does not hold the detail by which a crop is known, and a third of the crops are found. Squares of 64 px are
+cut out half a pixel off the middle; of so few, that is enough to miss mirrored copies.
 """
 
 from __future__ import annotations
