@@ -187,6 +187,16 @@ def test_tuning_leaves_time_to_judge_and_write() -> None:
     assert tuning_s(plan, BASE, 299, 900) < 0
 
 
+def test_the_time_to_look_for_flaws_is_planned() -> None:
+    assert 1 <= flaws_s(10_000) <= 2
+    probe_alone = planned(0.2, 300)
+    assert probe_alone.seconds_of("tune") == 0
+    assert probe_alone.seconds_of("finish") == pytest.approx(write_s(84) + flaws_s(300))
+    tuned = planned(5, 3_000)
+    judge_s = 1.5 + 2 * forward_s(RATES, tuned.first, 840) + WRITE_S
+    assert tuned.seconds_of("finish") == pytest.approx(write_s(840) + flaws_s(3_000) + judge_s)
+
+
 def test_the_learning_curve_is_planned_where_there_is_a_minute() -> None:
     assert curve_shares(0) == curve_shares(60) == curve_shares(3600) == (0.1, 0.2, 0.4, 0.7)
     assert curve_shares(59) == ()
@@ -195,16 +205,6 @@ def test_the_learning_curve_is_planned_where_there_is_a_minute() -> None:
     assert 0.1 < curve_s(RATES, 7_000, 10, 300) < 1.5
     probe_s = planned(5, 7_000).seconds_of("probe")
     assert probe_s == pytest.approx(fit_s(RATES, 7_000, 10) + curve_s(RATES, 7_000, 10, 300))
-
-
-def test_the_time_to_look_for_flaws_is_planned() -> None:
-    assert 1 <= flaws_s(10_000) <= 2
-    probe_alone = planned(0.2, 300)
-    assert probe_alone.seconds_of("tune") == 0
-    assert probe_alone.seconds_of("finish") == pytest.approx(write_s(84) + flaws_s(300))
-    tuned = planned(5, 3_000)
-    judge_s = WRITE_S + 1.5 + 2 * forward_s(RATES, tuned.first, round(0.28 * 3_000))
-    assert tuned.seconds_of("finish") == pytest.approx(write_s(840) + flaws_s(3_000) + judge_s)
 
 
 def test_a_plan_survives_being_kept() -> None:

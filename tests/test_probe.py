@@ -17,7 +17,7 @@ from sklearn.linear_model import LogisticRegression
 
 from heeler.errors import HeelerError
 from heeler.learn import probe
-from heeler.learn.probe import PENALTIES, Probe, class_order, fit_probe
+from heeler.learn.probe import PENALTIES, Probe, class_order, fit_head, fit_probe
 from heeler.records import FloatArray, IntArray
 
 Data = tuple[FloatArray, IntArray, IntArray]
@@ -72,6 +72,17 @@ def test_the_head_is_the_one_scikit_learn_finds(digits: Data, tight: None) -> No
     for fold in range(5):
         expected = by_scikit_learn(features, labels, folds != fold, found.penalty)
         assert_same_probabilities(found.logits[folds == fold], expected[folds == fold])
+
+
+def test_a_head_with_a_known_penalty_is_the_same(digits: Data, tight: None) -> None:
+    features, labels, folds = digits
+    found = fit_probe(features, labels, 10, folds)
+    again = fit_head(features, labels, 10, found.penalty)
+    assert_same_probabilities(again.logits(features), found.head.logits(features))
+    broken = features.copy()
+    broken[3, 0] = np.nan
+    with pytest.raises(HeelerError, match="1 of 600 photos"):
+        fit_head(broken, labels, 10, found.penalty)
 
 
 def test_the_usual_tolerances_are_near_the_optimum(digits: Data, request: pytest.FixtureRequest) -> None:

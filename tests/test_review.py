@@ -6,6 +6,7 @@ import http.client
 import io
 import json
 import re
+import shlex
 import signal
 import socket
 import subprocess
@@ -21,8 +22,9 @@ from PIL import Image
 from conftest import assert_clear, run_heeler, scene, snapshot
 from heeler.deciding import Decisions
 from heeler.errors import DataError, HeelerError, UnreadableError, UsageError
+from heeler.files import write_json
 from heeler.fixes import Fix, read_fixes, write_fixes
-from heeler.review import _split_problem, open_review
+from heeler.review import _split_problem, open_review, summary
 from heeler.serve_review import MAX_BODY_BYTES
 from heeler.thumbs import LARGE_PX, SMALL_PX, Thumbs
 from images import HOSTILE_NAMES, cat, encode, stored_turned
@@ -467,6 +469,26 @@ def test_ctrl_c_ends_it_with_the_counts_and_the_next_command(run: Path, tmp_path
         f"  heeler train {(tmp_path / 'photos').resolve()} --fixes {run / 'fixes.csv'}",
     ]  # fmt: skip
     assert snapshot(tmp_path / "photos") == photos
+
+
+def test_the_next_command_reads_the_photos_as_the_run_did(run: Path) -> None:
+    begun = json.loads((run / "run.json").read_bytes())
+    asked = {
+        "labels": "my labels.csv",
+        "nested": True,
+        "group_by": r"(\d+)_",
+        "test": 0.2,
+        "valid": 0.2,
+        "minutes": 5.0,
+    }
+    write_json(run / "run.json", {**begun, "asked": asked})
+    words = shlex.split(summary(open_review(run)).next)
+    assert words == [
+        "heeler", "train", begun["source"], "--labels", "my labels.csv", "--nested", "--group-by", r"(\d+)_",
+        "--valid", "0.2", "--fixes", str(run / "fixes.csv"),
+    ]  # fmt: skip
+    write_json(run / "run.json", {**begun, "asked": None})
+    assert len(shlex.split(summary(open_review(run)).next)) == 5
 
 
 def test_json_is_printed_at_the_end_alone(run: Path) -> None:

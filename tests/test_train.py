@@ -28,6 +28,7 @@ from heeler.judge.scores import scores_from_json
 FILES = {
     "catalogue.csv",
     "classes.csv",
+    "fixes.csv",
     "history.jsonl",
     "model",
     "predictions.csv",
@@ -37,11 +38,11 @@ FILES = {
 }
 KEYS = {
     "model", "report", "predictions", "chosen", "error", "interval", "n_train", "n_valid", "n_test", "classes",
-    "seconds", "rates_per_s",
+    "seconds", "rates_per_s", "fixes", "flaws", "n_test_changed",
 }  # fmt: skip
 PROBE_STAGES = (
-    "list files", "load backbone", "decode", "split", "choose engine", "features", "probe", "judge", "write model",
-    "write report",
+    "list files", "load backbone", "decode", "split", "choose engine", "features", "probe", "find flaws", "judge",
+    "write model", "write report",
 )  # fmt: skip
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -65,7 +66,7 @@ def test_a_run_leaves_exactly_the_files_that_it_promises(trained_run: TrainedRun
     assert {path.name for path in trained_run.run.iterdir()} == FILES
     result = trained_run.done.json
     assert json.loads((trained_run.run / "result.json").read_text()) == result
-    for key in ("model", "report", "predictions"):
+    for key in ("model", "report", "predictions", "fixes"):
         assert Path(result[key]).parent == trained_run.run
         assert Path(result[key]).exists()
     assert (trained_run.run / "classes.csv").read_bytes() == (trained_run.model / "classes.csv").read_bytes()

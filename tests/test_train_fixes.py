@@ -17,7 +17,8 @@ from conftest import SMALL, TrainedRun, assert_clear, make_photos, run_heeler, s
 from heeler.errors import UsageError
 from heeler.fixes import Fix, read_fixes, write_fixes
 from heeler.flaws import Flaw, keep_flaws
-from heeler.plans import TrainOptions
+from heeler.keywords import command_line
+from heeler.plans import TrainOptions, options_from_json
 from heeler.runs import claim_run
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -215,6 +216,19 @@ def test_tables_that_cannot_be_used(photo_folder: PhotoFolder, tmp_path: Path) -
     other = run_heeler("train", source, *SMALL, "--out", tmp_path / "run", "--fixes", tmp_path / "other.csv")
     assert_clear(other, 3, "lacks the column")
     assert_clear(run_heeler("train", source, *SMALL, "--out", tmp_path / "run", "--fixes", source), 3, "cannot be read")
+
+
+def test_python_takes_the_same_table(photo_folder: PhotoFolder, tmp_path: Path) -> None:
+    import heeler
+
+    source = photo_folder(cat=5, coffee=5)
+    table = decided(tmp_path / "fixes.csv", **{"cat/0.jpg": "drop", "cat/1.jpg": "coffee"})
+    photos = heeler.open_folder(source, fixes=str(table))
+    given = {photo.path: (photo.label, photo.status) for photo in photos.catalogue.photos}
+    assert (given["cat/0.jpg"][1], given["cat/1.jpg"]) == ("left_out", ("coffee", "ok"))
+    assert command_line(source, photos.options)[3:5] == ("--fixes", str(table))
+    asked = options_from_json(json.loads(json.dumps(photos.options.to_json())))
+    assert asked == photos.options
 
 
 def test_fixes_go_with_a_table_and_with_renamed_classes(photo_folder: PhotoFolder, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from heeler.clock import Clock
-from heeler.keywords import FITS, label_map, require_choice, require_number, rgb
+from heeler.keywords import FITS, label_map, optional_path, require_choice, require_number, rgb
 from heeler.notebook import shown
 from heeler.photos import list_files
 from heeler.plans import Augment, TrainOptions
@@ -142,6 +142,7 @@ def open_folder(
     nested: bool = False,
     group_by: str | None = None,
     alpha: tuple[int, int, int] = (255, 255, 255),
+    fixes: str | os.PathLike[str] | None = None,
 ) -> PhotoFolder:
     """List the photos of a folder and their classes; none is opened, and nothing is written.
 
@@ -156,13 +157,14 @@ def open_folder(
         nested: the class is the whole path below the source, not its first level.
         group_by: a column of the CSV, or a regular expression on the path; photos of one group stay in one part.
         alpha: colour behind transparent pixels, 8-bit RGB.
+        fixes: ``fixes.csv`` of an earlier run or check, whose decisions are applied: photos relabelled or dropped.
 
     Returns:
         The photos, for ``heeler.train``.
 
     Raises:
         UsageError: the source is not there, or an argument does not make sense.
-        DataError: there are no photos, or they lie in no class folders.
+        DataError: there are no photos, they lie in no class folders, or the fixes cannot be applied to them.
 
     Example:
         >>> import heeler
@@ -176,7 +178,7 @@ def open_folder(
     colour = rgb(alpha)
     options = TrainOptions(
         labels=label_map(labels), nested=nested, test=float(test), valid=float(valid), seed=int(seed),
-        group_by=group_by, alpha=colour,
+        group_by=group_by, alpha=colour, fixes=optional_path("fixes", fixes),
     )  # fmt: skip
     place = Path(source)
     return PhotoFolder(place, list_files(place, options, Clock(ignore_events)), options)

@@ -18,7 +18,7 @@ __all__ = ["command_line", "label_map", "optional_path", "require_choice", "requ
 FITS: tuple[str, ...] = get_args(Fit)
 # Options of the command line by the fields of ``TrainOptions`` and ``Recipe`` that they set.
 RECIPE_WORDS = ("epochs", "frozen_epochs", "batch_size", "lr", "augment")
-WORDS = ("test", "valid", "seed", "group_by", "backbone", "weights", "image_px", "fit")
+WORDS = ("fixes", "test", "valid", "seed", "group_by", "backbone", "weights", "image_px", "fit")
 
 
 def require_number(

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from heeler.clock import Clock
 from heeler.data.catalogue import thin_catalogue
+from heeler.learn.backbone import with_head
 from heeler.learn.plan import MIN_OF_CLASS
 from heeler.learn.rates import RateRange, rate_range
 from heeler.photos import list_files, read_and_split
@@ -45,9 +46,10 @@ def try_rates(run: Path, setting: Setting, n_steps: int, batch_size: int | None,
         look = look_of(setting, options)
     photos = read_and_split(catalogue, look.spec, options, clock)
     features, _ = all_features(photos, look, clock)
-    probe, _ = probe_candidate(photos, look, features, options, clock)
+    _, fitted = probe_candidate(photos, look, features, options, clock)
     recipe, _ = tuning_recipe(photos, look, plan, options, clock)
     recipe = replace(recipe, batch_size=batch_size or recipe.batch_size, last_views=min(N_VIEWS, recipe.last_views))
     rows, labels, train = photos.pixels.rows, photos.labels, photos.split.train
     with clock.stage("try rates", total=n_steps, unit="steps") as tell:
-        return rate_range(probe.model, rows, labels, train, look.spec, recipe, n_steps, tell)
+        start = with_head(look.backbone, fitted.head)
+        return rate_range(start, rows, labels, train, look.spec, recipe, n_steps, tell)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -37,25 +37,20 @@ ENOUGH_JUDGED = 200
 
 @dataclass(frozen=True)
 class Shown:
-    """What every report of one run shows alike.
-
-    Args:
-        pictures: of the photos, made once.
-        curve: as ``learning_curve`` gives it.
-        settings: what was chosen, name -> value.
-        flaws: problems of photos and labels, kind -> how many.
-        plan: where minutes decided.
-        versions: package -> version.
-        hardware: what the run is made on, name -> value.
-    """
+    """What every report of one run shows alike: photos, learning curve, number of flaws by kind, packages, machine."""
 
     pictures: Pictures
     curve: Sequence[CurvePoint]
-    settings: Mapping[str, str]
     flaws: Mapping[str, int]
-    plan: Plan | None
     versions: Mapping[str, str]
-    hardware: Mapping[str, str] = field(default_factory=hardware)
+    hardware: Mapping[str, str]
+
+
+def shown_of(
+    photos: Photos, probe: Probe, features: FloatArray, flaws: Mapping[str, int], versions: Mapping[str, str]
+) -> Shown:
+    """What every report of a run shows alike."""
+    return Shown(pictures_of(photos), learning_curve(photos, probe, features), flaws, versions, hardware())
 
 
 def pictures_of(photos: Photos) -> Pictures:
@@ -82,10 +77,14 @@ def report_context(
     photos: Photos,
     verdict: Verdict,
     result: RunResult,
+    *,
     tuned: Tuned | None,
     spec: Preprocessing,
-    options: TrainOptions,
     shown: Shown,
+    options: TrainOptions,
+    settings: Mapping[str, str],
+    plan: Plan | None,
+    n_test_changed: int = 0,
 ) -> ReportContext:
     """Everything that the report shows.
 
@@ -95,8 +94,11 @@ def report_context(
         result: the finished run.
         tuned: how tuning went, where there was any.
         spec: the preprocessing that the network wants.
+        shown: the same object for each report of a run, so that pictures are made once.
         options: the user's.
-        shown: the same object for each report of the run.
+        settings: what was chosen, name -> value.
+        plan: where minutes decided.
+        n_test_changed: photos of the test part that decisions of the user's relabelled or dropped.
     """
     usable, split, fixes = photos.catalogue.usable, photos.split, result.run / "fixes.csv"
     valid_labels = photos.labels[split.valid] if verdict.valid_probabilities is not None else None
@@ -114,7 +116,7 @@ def report_context(
         pictures=shown.pictures,
         maps=_maps(verdict, result, spec, shown.pictures),
         fixes=read_fixes(fixes) if fixes.is_file() else (),
-        n_test_changed=result.n_test_changed,
+        n_test_changed=n_test_changed,
         twins=_twins(photos),
         curve=shown.curve,
         history=[asdict(epoch) for epoch in tuned.history] if tuned else (),
@@ -122,11 +124,11 @@ def report_context(
         stopped_early=bool(tuned and tuned.stopped_early),
         command=shlex.join(options.command),
         versions=shown.versions,
-        settings=shown.settings,
+        settings=settings,
         hardware=shown.hardware,
         seed=options.seed,
         split_key=split.key,
-        plan=shown.plan,
+        plan=plan,
         **_sheet(photos, spec, options, is_tuned=tuned is not None),
     )
 

@@ -12,7 +12,7 @@ import re
 import shlex
 import sys
 import threading
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,10 @@ from heeler.errors import DataError, UsageError
 from heeler.fixes import Fix, read_fixes
 from heeler.records import Catalogue
 
+# What decides which photos there are, in which classes and parts, and what it is where nobody said.
+READ_WITH: Mapping[str, object] = {
+    "labels": None, "nested": False, "group_by": None, "test": 0.2, "valid": 0.1, "seed": 42,
+}  # fmt: skip
 # Seconds between two looks at whether the user wants the end.
 LOOK_S = 0.1
 
@@ -158,7 +162,7 @@ def summary(opened: Review) -> ReviewResult:
         n_relabel=counts["relabel"],
         n_drop=counts["drop"],
         n_undecided=counts[""],
-        next=shlex.join(["heeler", "train", opened.catalogue.source, "--fixes", str(file)]),
+        next=shlex.join(["heeler", "train", opened.catalogue.source, *_read_with(file.parent), "--fixes", str(file)]),
     )
 
 
@@ -194,6 +198,20 @@ def _source_of(run: Path) -> Path:
         raise UsageError(
             f"{run} does not say where the photos are", hint="name them: --photos FOLDER (or the table, or the archive)"
         ) from error
+
+
+def _read_with(run: Path) -> list[str]:
+    """The options by which a run named and divided its photos, as far as its run.json tells: they must be the same."""
+    try:
+        asked = json.loads((run / "run.json").read_bytes()).get("asked", {})
+        found = {name: value for name in READ_WITH if (value := asked.get(name)) not in (None, READ_WITH[name])}
+    except (OSError, ValueError, AttributeError):
+        return []
+    words = []
+    for name, value in found.items():
+        option = f"--{name.replace('_', '-')}"
+        words += [option] if value is True else [option, str(value)] if isinstance(value, str | int | float) else []
+    return words
 
 
 def _split_problem(problem: str, paths: Container[str]) -> tuple[str, str]:

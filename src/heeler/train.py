@@ -19,7 +19,6 @@ from heeler.data.split import draw_folds
 from heeler.files import write_bytes, write_json
 from heeler.flaws import count_kinds, find_flaws, flaws_text, keep_flaws, next_step
 from heeler.follow import lead, require_first
-from heeler.judge.prospects import CurvePoint
 from heeler.judge.report import write_report
 from heeler.judge.scores import fit_temperature, score, scores_to_json, softmax
 from heeler.learn.backbone import Backbone, with_head
@@ -27,11 +26,11 @@ from heeler.learn.choose import Look
 from heeler.learn.features import compute_features, feature_engine, known_features
 from heeler.learn.network import network_logits
 from heeler.learn.plan import curve_shares
-from heeler.learn.probe import N_FOLDS, fit_probe
+from heeler.learn.probe import N_FOLDS, Probe, fit_head, fit_probe
 from heeler.learn.tune import Tuned, fine_tune
 from heeler.photos import Photos, list_files, read_and_split
 from heeler.planning import choose_look, first_look, plan_first, tuning_recipe
-from heeler.plans import Recipe, TrainOptions
+from heeler.plans import Plan, Recipe, TrainOptions
 from heeler.records import (
     FloatArray,
     IntArray,
@@ -43,7 +42,7 @@ from heeler.records import (
     Scores,
     ignore_events,
 )
-from heeler.reporting import Shown, learning_curve, pictures_of, report_context
+from heeler.reporting import Shown, report_context, shown_of
 from heeler.runs import CHECKPOINT, claim_run, discard_unfinished, finish_run, save_plan, saved_plan, used_s
 from heeler.ship.bundle import write_bundle
 from heeler.ship.card import model_card, versions
@@ -56,16 +55,12 @@ FEW_PHOTOS = 500
 
 @dataclass(frozen=True)
 class Candidate:
-    """A network that could be the result, and its logits (n, K) on the valid and the test part.
-
-    The probe has ``fold_logits`` too: (n, K) on the train part, out of fold.
-    """
+    """A network that could be the result, and its logits (n, K) on the valid and the test part."""
 
     name: Literal["probe", "tuned"]
     model: Any
     valid_logits: FloatArray
     test_logits: FloatArray
-    fold_logits: FloatArray | None = None
 
 
 @dataclass(frozen=True)
@@ -101,9 +96,8 @@ def train(source: str | Path, options: TrainOptions | None = None, on_event: OnE
         ResourceError: the disk is full, or weights cannot be had.
         Interrupted: the user stopped the run; where a model was there already, the best one is kept.
     """
-    source, options = Path(source), options or TrainOptions()
     require_first()
-    clock = Clock(on_event)
+    source, options, clock = Path(source), options or TrainOptions(), Clock(on_event)
     catalogue = list_files(source, options, clock)
     run = claim_run(options, source, catalogue.name)
     try:
@@ -117,25 +111,26 @@ def train(source: str | Path, options: TrainOptions | None = None, on_event: OnE
 
         look, photos, plan = choose_look(plan, photos, look, options, clock)
         features, engine = all_features(photos, look, clock)
-        probe, curve = probe_candidate(photos, look, features, options, clock)
-        flaws = note_flaws(run, photos, features, probe, options, clock)
+        settings = {**_settings(options, look), "engine": engine, "split": photos.split.method}
+        probe, fitted = probe_candidate(photos, look, features, options, clock)
+        flaws = note_flaws(run, photos, features, probe, fitted, options, clock)
+        shown = shown_of(photos, fitted, features, flaws, versions())
         recipe, plan = tuning_recipe(photos, look, plan, options, clock)
         save_plan(run, plan)
-        shown = Shown(pictures_of(photos), curve, _settings(options, look, engine, photos), flaws, plan, versions())
 
         def deliver(candidates: Sequence[Candidate], tuned: Tuned | None = None) -> RunResult:
-            with clock.stage("judge", unit=""):
-                verdict = judge(photos, look.backbone, features, candidates, options)
-            return write_everything(run, photos, verdict, tuned, look.spec, options, shown, clock)
+            verdict = judge(photos, look.backbone, features, candidates, options, clock)
+            return write_everything(run, photos, verdict, tuned, look.spec, options, settings, plan, shown, clock)
 
         if tunes := bool(recipe.epochs or recipe.budget_s):
             (run / CHECKPOINT).mkdir(exist_ok=True)
         result = deliver([probe])  # whatever happens while tuning, this one stands
-        lead(photos, look, probe.model, recipe, plan)
+        start = with_head(look.backbone, fitted.head)  # it has not seen the photos that choose
+        lead(photos, look, start, recipe, plan)
         if not tunes:
             return result
         with stop_requests() as stop:
-            tuned = tune(photos, probe, look.spec, recipe, run / CHECKPOINT, stop, clock)
+            tuned = tune(photos, start, look.spec, recipe, run / CHECKPOINT, stop, clock)
         result = deliver([probe, tuned_candidate(photos, tuned, look.spec, clock)], tuned)
         if tuned.stopped or stop.signum:
             raise_interrupted(stop.signum or signal.SIGTERM)  # one of several processes may have been asked
@@ -167,30 +162,39 @@ def all_features(photos: Photos, look: Look, clock: Clock) -> tuple[FloatArray, 
 
 def probe_candidate(
     photos: Photos, look: Look, features: FloatArray, options: TrainOptions, clock: Clock
-) -> tuple[Candidate, tuple[CurvePoint, ...]]:
-    """A linear head on the frozen features of the train part, and what it would have become on fewer photos."""
-    split = photos.split
+) -> tuple[Candidate, Probe]:
+    """A linear head on frozen features, as the train part chose it, and how.
+
+    Its answers to the valid part, by which it is chosen or not, are of the head that learnt from the train part alone.
+    Where it is chosen, nothing is left to choose, so what answers from then on has learnt from both parts.
+    """
+    split, labels = photos.split, photos.labels
     with clock.stage("probe", unit=""):
         folds = draw_folds(photos.catalogue.usable, photos.pairs, split.train.tolist(), N_FOLDS, options.seed)
-        probe = fit_probe(
-            features[split.train], photos.labels[split.train], photos.n_classes, folds,
-            shares=curve_shares(options.budget_s),
+        fitted = fit_probe(
+            features[split.train], labels[split.train], photos.n_classes, folds, shares=curve_shares(options.budget_s)
         )  # fmt: skip
-        curve = learning_curve(photos, probe, features)
-    head, on_valid, on_test = probe.head, features[split.valid], features[split.test]
-    model = with_head(look.backbone, head)
-    return Candidate("probe", model, head.logits(on_valid), head.logits(on_test), probe.logits), curve
+        both = np.concatenate([split.train, split.valid])
+        head = fit_head(features[both], labels[both], photos.n_classes, fitted.penalty)
+    logits = fitted.head.logits(features[split.valid]), head.logits(features[split.test])
+    return Candidate("probe", with_head(look.backbone, head), *logits), fitted
 
 
 def note_flaws(
-    run: Path, photos: Photos, features: FloatArray, probe: Candidate, options: TrainOptions, clock: Clock
+    run: Path,
+    photos: Photos,
+    features: FloatArray,
+    probe: Candidate,
+    fitted: Probe,
+    options: TrainOptions,
+    clock: Clock,
 ) -> dict[str, int]:
     """Write what seems wrong with the photos and their labels into ``fixes.csv``, and count it by kind."""
     split = photos.split
     with clock.stage("find flaws", unit="") as tell:
         logits = np.empty((len(photos.labels), photos.n_classes), np.float32)
         logits[split.train], logits[split.valid], logits[split.test] = (
-            probe.fold_logits, probe.valid_logits, probe.test_logits,
+            fitted.logits, probe.valid_logits, probe.test_logits,
         )  # fmt: skip
         flaws = keep_flaws(run / "fixes.csv", find_flaws(photos, features, logits), options.fixes)
         if flaws:
@@ -200,20 +204,20 @@ def note_flaws(
 
 def tune(
     photos: Photos,
-    probe: Candidate,
+    start: Any,
     spec: Preprocessing,
     recipe: Recipe,
     folder: Path,
     stop: StopRequest,
     clock: Clock,
 ) -> Tuned:
-    """Fine-tune from the probe."""
+    """Fine-tune from the network with the head of the train part."""
     split = photos.split
     n_epochs = recipe.epochs + recipe.frozen_epochs if recipe.epochs else 0
     with clock.stage("tune", total=n_epochs * len(split.train), budget_s=recipe.budget_s) as tell:
         rows, labels = photos.pixels.rows, photos.labels
         tuned = fine_tune(
-            probe.model, rows, labels, split.train, split.valid, spec, recipe, tell,
+            start, rows, labels, split.train, split.valid, spec, recipe, tell,
             folder=folder, resume=True, stop=stop,
         )  # fmt: skip
         clock.rates_per_s["train_step"] = tuned.rate_per_s
@@ -229,11 +233,30 @@ def tuned_candidate(photos: Photos, tuned: Tuned, spec: Preprocessing, clock: Cl
 
 
 def judge(
-    photos: Photos, backbone: Backbone, features: FloatArray, candidates: Sequence[Candidate], options: TrainOptions
+    photos: Photos,
+    backbone: Backbone,
+    features: FloatArray,
+    candidates: Sequence[Candidate],
+    options: TrainOptions,
+    clock: Clock,
 ) -> Verdict:
     """Choose on the valid part; measure on the test part, or out of fold where that would be too small."""
-    split, labels = photos.split, photos.labels
-    truth = labels[split.valid]
+    with clock.stage("judge", unit=""):
+        winner, temperature = choose_candidate(candidates, photos.labels[photos.split.valid])
+        test_is_drawn = all(photo.part != "test" for photo in photos.catalogue.usable)
+        too_few = len(photos.labels) < FEW_PHOTOS or len(photos.split.test) == 0
+        if winner.name == "probe" and test_is_drawn and too_few:
+            return judge_out_of_fold(photos, backbone, features, options.seed)
+        probabilities = softmax(winner.test_logits, temperature)
+        scores = _scores(photos, photos.split.test, probabilities, "test")
+        on_choosing = softmax(winner.valid_logits, temperature)
+        return Verdict(
+            winner.name, winner.model, temperature, photos.split.test, probabilities, scores, on_choosing
+        )  # fmt: skip
+
+
+def choose_candidate(candidates: Sequence[Candidate], truth: IntArray) -> tuple[Candidate, float]:
+    """The one of the lowest loss on the valid part, whose (n,) classes are given, and its temperature there."""
     temperatures = [fit_temperature(one.valid_logits, truth) for one in candidates]
 
     def on_valid(i: int) -> tuple[float, float]:
@@ -243,14 +266,7 @@ def judge(
         return float(-np.log(np.maximum(right, 1e-7)).mean()), float(np.mean(probabilities.argmax(1) != truth))
 
     best = min(range(len(candidates)), key=on_valid)
-    winner, temperature = candidates[best], temperatures[best]
-    test_is_drawn = all(photo.part != "test" for photo in photos.catalogue.usable)
-    if winner.name == "probe" and test_is_drawn and (len(labels) < FEW_PHOTOS or len(split.test) == 0):
-        return judge_out_of_fold(photos, backbone, features, options.seed)
-    probabilities = softmax(winner.test_logits, temperature)
-    scores = _scores(photos, split.test, probabilities, "test")
-    on_choosing = softmax(winner.valid_logits, temperature)
-    return Verdict(winner.name, winner.model, temperature, split.test, probabilities, scores, on_choosing)
+    return candidates[best], temperatures[best]
 
 
 def judge_out_of_fold(photos: Photos, backbone: Backbone, features: FloatArray, seed: int) -> Verdict:
@@ -271,11 +287,13 @@ def write_everything(
     tuned: Tuned | None,
     spec: Preprocessing,
     options: TrainOptions,
+    settings: dict[str, str],
+    plan: Plan | None,
     shown: Shown,
     clock: Clock,
 ) -> RunResult:
     """The bundle first, since it is what must not be lost; then predictions, scores and the report."""
-    catalogue, split, scores, plan = photos.catalogue, photos.split, verdict.scores, shown.plan
+    catalogue, split, scores = photos.catalogue, photos.split, verdict.scores
     result = RunResult(
         run=run,
         model=run / "model",
@@ -295,13 +313,6 @@ def write_everything(
         flaws=dict(shown.flaws),
         n_test_changed=photos.n_test_changed,
     )
-    facts = {
-        "scores": scores_to_json(scores),
-        "split": {"key": split.key, "seed": options.seed, "method": split.method},
-        "chosen": verdict.chosen,
-        "settings": dict(shown.settings),
-        "versions": dict(shown.versions),
-    }
     with clock.stage("write model", unit=""):
         write_bundle(
             result.model,
@@ -309,18 +320,34 @@ def write_everything(
             classes=catalogue.classes,
             spec=spec,
             temperature=verdict.temperature,
-            card=model_card(catalogue.name, result, shown.settings),
-            facts=facts,
+            card=model_card(catalogue.name, result, settings),
+            facts=_facts(verdict, photos, options, settings),
             replace=True,
         )
         write_bytes(run / "classes.csv", (result.model / "classes.csv").read_bytes())
         write_predictions(result.predictions, _predictions(photos, verdict), len(catalogue.classes))
     with clock.stage("write report", unit=""):
         timed = replace(result, seconds=clock.totals())
-        write_report(result.report, report_context(photos, verdict, timed, tuned, spec, options, shown))
+        context = report_context(
+            photos, verdict, timed, tuned=tuned, spec=spec, shown=shown, options=options, settings=settings, plan=plan,
+            n_test_changed=photos.n_test_changed,
+        )  # fmt: skip
+        write_report(result.report, context)
     result = replace(result, seconds=clock.totals())
     write_json(run / "result.json", result.to_json())
     return result
+
+
+def _facts(verdict: Verdict, photos: Photos, options: TrainOptions, settings: dict[str, str]) -> dict[str, Any]:
+    """What the bundle tells of its making."""
+    split = photos.split
+    return {
+        "scores": scores_to_json(verdict.scores),
+        "split": {"key": split.key, "seed": options.seed, "method": split.method},
+        "chosen": verdict.chosen,
+        "settings": settings,
+        "versions": versions(),
+    }
 
 
 def _scores(
@@ -340,12 +367,11 @@ def _predictions(photos: Photos, verdict: Verdict) -> list[Prediction]:
     return predictions
 
 
-def _settings(options: TrainOptions, look: Look, engine: str, photos: Photos) -> dict[str, str]:
+def _settings(options: TrainOptions, look: Look) -> dict[str, str]:
     recipe, spec = options.recipe, look.spec
-    found = {
+    return {
         "backbone": look.backbone.name,
         "image": f"{spec.image_px} px, {spec.fit}",
         "test and valid share": f"{options.test:g} and {options.valid:g}",
         "epochs": f"{recipe.epochs}",
     } | ({"augment": recipe.augment} if recipe.epochs else {})
-    return {**found, "engine": engine, "split": photos.split.method}

@@ -70,6 +70,11 @@ def fit_s(rates: Rates, n_photos: int, n_classes: int, n_features: int = 1280) -
     return FIT_BASE_S + FIT_WORK * n_photos * n_classes * n_features / rates.fit_per_s
 
 
+def flaws_s(n_photos: int) -> float:
+    """Seconds to look for flaws in photos and labels."""
+    return FLAWS_S_PER_PHOTO * n_photos
+
+
 def curve_shares(budget_s: float) -> tuple[float, ...]:
     """Shares of the photos for the learning curve of a run of so many seconds; 0 is no limit."""
     return CURVE_SHARES if not budget_s or budget_s >= LEAST_CURVE_S else ()
@@ -83,11 +88,6 @@ def curve_s(rates: Rates, n_photos: int, n_classes: int, budget_s: float, n_feat
 def write_s(n_judged: int) -> float:
     """Seconds to write everything the first time."""
     return WRITE_S + PICTURE_S * min(n_judged, MOST_PICTURES)
-
-
-def flaws_s(n_photos: int) -> float:
-    """Seconds to look for flaws in photos and labels."""
-    return FLAWS_S_PER_PHOTO * n_photos
 
 
 def finish_s(rates: Rates, setting: Setting, n_judged: int) -> float:
@@ -190,8 +190,8 @@ def _filled(plan: Plan, setting: Setting, late_s: float = 0) -> Plan:
     else:
         why = "too little time for two passes over the photos" if plan.may_tune else "no photo is left to judge it by"
         tune, judge_s = PlannedStage("tune", 0, f"nothing: {why}"), 0
-    first_s = plan.stages[-1].seconds + write_s(n_judged)
-    rest = {"tune": tune, "finish": PlannedStage("finish", first_s + judge_s, plan.stages[-1].why)}
+    last_s = write_s(n_judged) + plan.stages[-1].seconds + judge_s
+    rest = {"tune": tune, "finish": replace(plan.stages[-1], seconds=last_s)}
     return replace(plan, stages=tuple(rest.get(stage.name, stage) for stage in plan.stages))
 
 

@@ -96,30 +96,74 @@ def fit_probe(
     _require_finite(features)
     y, fold = torch.from_numpy(labels), torch.from_numpy(folds)
     with _pool() as pool:
-        x = torch.from_numpy(features)
-        mean, spread = x.mean(0), x.std(0, correction=0)
-        scale = 1 / torch.sqrt((spread + 1e-6) * (x.std(correction=0) + 1e-6))
-        x = (x - mean) * scale
-        covariance = sum(pool.map(lambda rows: x[rows].T @ x[rows], _chunks(len(x))), torch.zeros(())) / len(x)
-        # In double precision: with few or nearly equal photos, float32 does not converge.
-        variances, axes = (part.float() for part in torch.linalg.eigh(covariance.double()))
-        kept = variances >= NO_VARIANCE * variances[-1]
-        variances, axes = variances[kept].clamp_min(0), axes[:, kept]
-        rotated = torch.cat(list(pool.map(lambda rows: x[rows] @ axes, _chunks(len(x)))))
+        axes = _principal_axes(torch.from_numpy(features), pool)
+        rotated = axes.rotate(torch.from_numpy(features), pool)
         numbers, position = torch.unique(fold, return_inverse=True)
         seen = (fold[:, None] != numbers).float()
-        problem = _Problem(rotated, y, (seen / seen.sum(0).clamp_min(1))[:, :, None], variances, n_classes, pool)
+        problem = _Problem(rotated, y, (seen / seen.sum(0).clamp_min(1))[:, :, None], axes.variances, n_classes, pool)
         penalty, solution, logits, tried = _choose(problem, position)
-        everything = replace(problem, weights=torch.full((len(x), 1, 1), 1 / len(x)))
         near = (solution[0].mean(0, keepdim=True), solution[1].mean(0, keepdim=True))
-        solved = _solve(everything, penalty, near, HEAD_TOLERANCE)
+        head = axes.head_of(_solve(_of_all(problem), penalty, near, HEAD_TOLERANCE))
+        smaller = tuple((n, axes.head_of(each)) for n, each in _on_shares(problem, penalty, shares))
+    return Probe(head, logits.numpy(), penalty, tried, smaller)
 
-        def head_of(solution: tuple[Tensor, Tensor]) -> Head:
-            weight = (solution[0][0] @ axes.T) * scale
-            return Head(weight.numpy(), (solution[1][0] - weight @ mean).numpy())
 
-        smaller = tuple((n, head_of(each)) for n, each in _on_shares(problem, penalty, shares))
-    return Probe(head_of(solved), logits.numpy(), penalty, tried, smaller)
+def fit_head(features: FloatArray, labels: IntArray, n_classes: int, penalty: float) -> Head:
+    """Fit a linear head with a penalty that is known.
+
+    Args:
+        features: (N, D) float32.
+        labels: (N,) int64 in [0, K).
+        n_classes: K.
+        penalty: half of what the squared weights weigh beside the mean loss, such as ``Probe.penalty``.
+
+    Raises:
+        HeelerError: some features are not finite numbers.
+    """
+    _require_finite(features)
+    with _pool() as pool:
+        axes = _principal_axes(torch.from_numpy(features), pool)
+        rotated, y = axes.rotate(torch.from_numpy(features), pool), torch.from_numpy(labels)
+        problem = _of_all(_Problem(rotated, y, torch.empty(0), axes.variances, n_classes, pool))
+        zeros = torch.zeros(1, n_classes, rotated.shape[1]), torch.zeros(1, n_classes)
+        return axes.head_of(_solve(problem, penalty, zeros, HEAD_TOLERANCE))
+
+
+@dataclass(frozen=True)
+class _Axes:
+    """The change of variable: features (N, D) less their mean, scaled, and turned to their principal axes."""
+
+    mean: Tensor  # (D,)
+    scale: Tensor  # (D,)
+    turn: Tensor  # (D, A)
+    variances: Tensor  # (A,) along the axes
+
+    def rotate(self, features: Tensor, pool: ThreadPoolExecutor) -> Tensor:
+        """(N, A) of (N, D)."""
+        scaled = (features - self.mean) * self.scale
+        return torch.cat(list(pool.map(lambda rows: scaled[rows] @ self.turn, _chunks(len(scaled)))))
+
+    def head_of(self, solution: tuple[Tensor, Tensor]) -> Head:
+        """The head for the raw features of a single fit's weights (1, K, A) and biases (1, K)."""
+        weight = (solution[0][0] @ self.turn.T) * self.scale
+        return Head(weight.numpy(), (solution[1][0] - weight @ self.mean).numpy())
+
+
+def _principal_axes(x: Tensor, pool: ThreadPoolExecutor) -> _Axes:
+    mean, spread = x.mean(0), x.std(0, correction=0)
+    scale = 1 / torch.sqrt((spread + 1e-6) * (x.std(correction=0) + 1e-6))
+    x = (x - mean) * scale
+    covariance = sum(pool.map(lambda rows: x[rows].T @ x[rows], _chunks(len(x))), torch.zeros(())) / len(x)
+    # In double precision: with few or nearly equal photos, float32 does not converge.
+    variances, turn = (part.float() for part in torch.linalg.eigh(covariance.double()))
+    kept = variances >= NO_VARIANCE * variances[-1]
+    return _Axes(mean, scale, turn[:, kept], variances[kept].clamp_min(0))
+
+
+def _of_all(problem: _Problem) -> _Problem:
+    """The problem of a single fit that sees every photo alike."""
+    n = len(problem.features)
+    return replace(problem, weights=torch.full((n, 1, 1), 1 / n))
 
 
 def _on_shares(
