@@ -142,6 +142,24 @@ def test_python_and_the_command_do_the_same(trained_run: TrainedRun, tmp_path: P
     assert done.json["error"] == run.error
 
 
+def test_decisions_about_photos_are_applied(trained_run: TrainedRun, tmp_path: Path) -> None:
+    table = tmp_path / "fixes.csv"
+    rows = ["path,problem,given,suggested,action", "cat/0.jpg,label,cat,coffee,relabel", "cat/1.jpg,blurred,cat,,drop"]
+    table.write_text("\n".join(rows) + "\n")
+    photos = heeler.open_folder(trained_run.source, fixes=str(table))
+    assert photos.counts == {"cat": 12, "coffee": 14, "person": 12, "rocket": 12}
+    run = heeler.train(photos, out=tmp_path / "run", **QUICK)
+    assert f"--fixes {table}" in run.report.path.read_text()
+    given = dict(zip(run.judged.paths, run.judged.labels.tolist(), strict=True))
+    assert (run.classes[given["cat/0.jpg"]], "cat/1.jpg" in given) == ("coffee", False)
+    assert [(fix.path, fix.action) for fix in run.fixes if fix.action] == [
+        ("cat/0.jpg", "relabel"),
+        ("cat/1.jpg", "drop"),
+    ]
+    with pytest.raises(heeler.DataError, match=re.escape("none.csv cannot be read")):
+        heeler.open_folder(trained_run.source, fixes=tmp_path / "none.csv")
+
+
 def test_minutes_are_kept_and_a_path_is_enough(trained_run: TrainedRun, tmp_path: Path) -> None:
     told: list[object] = []
     run = heeler.train(str(trained_run.source), minutes=0.1, image_px=64, out=tmp_path / "run", on_event=told.append)
@@ -241,7 +259,13 @@ def test_a_run_that_was_moved_opens(run: heeler.Run, tmp_path: Path) -> None:
     place = tmp_path / "elsewhere"
     moved = heeler.open_run(shutil.copytree(run.folder, place))
     told, moved_told = run.result.to_json(), moved.result.to_json()
-    assert {name for name in told if told[name] != moved_told[name]} == {"model", "report", "predictions", "run"}
+    assert {name for name in told if told[name] != moved_told[name]} == {
+        "model",
+        "report",
+        "predictions",
+        "fixes",
+        "run",
+    }
     assert [moved_told[name] for name in ("run", "model")] == [str(place), str(place / "model")]
     assert moved.scores == run.scores
     assert moved.model.classes == run.classes

@@ -15,7 +15,7 @@ from conftest import Done, assert_clear, make_photos, run_heeler, scene, snapsho
 from heeler.fixes import read_fixes, write_fixes
 from heeler.flaws import KINDS
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = pytest.mark.usefixtures("one_thread", "cache_of_module")
 PhotoFolder = Callable[..., Path]
 
 
@@ -34,7 +34,9 @@ def spoil(source: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def spoilt(tmp_path_factory: pytest.TempPathFactory, cache: Path, one_thread: None) -> tuple[Path, Path, Done]:
+def spoilt(
+    tmp_path_factory: pytest.TempPathFactory, cache_of_module: Path, one_thread: None
+) -> tuple[Path, Path, Done]:
     """A folder with mistakes, the table of its deep check, and what the command told."""
     source = make_photos(tmp_path_factory.mktemp("deep") / "photos")
     spoil(source)

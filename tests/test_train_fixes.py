@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from conftest import SMALL, TrainedRun, assert_clear, make_photos, run_heeler, scene, snapshot
+from conftest import SMALL, assert_clear, make_photos, run_heeler, scene, snapshot
 from heeler.errors import UsageError
 from heeler.fixes import Fix, read_fixes, write_fixes
 from heeler.flaws import Flaw, keep_flaws
@@ -21,7 +21,7 @@ from heeler.keywords import command_line
 from heeler.plans import TrainOptions, options_from_json
 from heeler.runs import claim_run
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = pytest.mark.usefixtures("one_thread", "cache_of_module")
 PhotoFolder = Callable[..., Path]
 
 
@@ -66,12 +66,6 @@ def test_every_training_writes_what_it_found(photo_folder: PhotoFolder, tmp_path
     assert len(notes) == 1
     assert "1 exact copy" in notes[0] and f"--fixes '{tmp_path / 'a run' / 'fixes.csv'}'" in notes[0]
     assert json.loads((tmp_path / "a run" / "result.json").read_text())["flaws"] == told["flaws"]
-
-
-def test_a_clean_set_has_an_empty_table(trained_run: TrainedRun) -> None:
-    table = trained_run.run / "fixes.csv"
-    assert all(row["problem"].split(":")[0] in ("label", "outlier", "exact copy") for row in rows_of(table))
-    assert table.read_text().startswith("path,problem,given,suggested,action\n")
 
 
 def test_decisions_are_applied_and_the_folder_stays_as_it_was(photo_folder: PhotoFolder, tmp_path: Path) -> None:

@@ -136,13 +136,13 @@ def open_folder(
     source: str | os.PathLike[str],
     labels: Mapping[str, str | None] | str | os.PathLike[str] | None = None,
     *,
+    fixes: str | os.PathLike[str] | None = None,
     test: float = 0.2,
     valid: float = 0.1,
     seed: int = 42,
     nested: bool = False,
     group_by: str | None = None,
     alpha: tuple[int, int, int] = (255, 255, 255),
-    fixes: str | os.PathLike[str] | None = None,
 ) -> PhotoFolder:
     """List the photos of a folder and their classes; none is opened, and nothing is written.
 
@@ -151,13 +151,13 @@ def open_folder(
             or tar of photos.
         labels: class of each folder that is to be renamed, merged (two folders, one class) or dropped (None), or the
             path of a CSV that says so; folders that are not named keep their names.
+        fixes: ``fixes.csv`` of a run, whose decisions are applied: photos relabelled or dropped.
         test: share of the photos to keep for the result, 0 to 0.9; unused where the source has a test part.
         valid: share of the rest to keep for choices, 0.01 to 0.9; unused where the source has such a part.
         seed: number that fixes which photo goes into which part, and training's chances; 0 to 4,294,967,295.
         nested: the class is the whole path below the source, not its first level.
         group_by: a column of the CSV, or a regular expression on the path; photos of one group stay in one part.
         alpha: colour behind transparent pixels, 8-bit RGB.
-        fixes: ``fixes.csv`` of an earlier run or check, whose decisions are applied: photos relabelled or dropped.
 
     Returns:
         The photos, for ``heeler.train``.

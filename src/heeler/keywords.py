@@ -121,6 +121,7 @@ def command_line(source: Path, options: TrainOptions) -> tuple[str, ...]:
 
     if isinstance(options.labels, Path):
         add("labels", options.labels, None)
+    add("fixes", options.fixes, None)
     if options.nested:
         words.append("--nested")
     for name in WORDS:

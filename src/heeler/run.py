@@ -21,6 +21,7 @@ from heeler.evidence import (
     setting_of,
     squares_of,
 )
+from heeler.fixes import Fix, read_fixes
 from heeler.judge.scores import score, scores_from_json
 from heeler.keywords import optional_path, require_number
 from heeler.notebook import framed_page, progress, shown
@@ -34,7 +35,10 @@ if TYPE_CHECKING:
 __all__ = ["RateTest", "Report", "Run", "open_run"]
 
 # Of ``result.json``, as it is; paths are those of the folder that is opened, and scores are in the model's own file.
-TOLD = ("chosen", "n_train", "n_valid", "n_test", "temperature", "seconds", "rates_per_s", "planned_s")
+TOLD = (
+    "chosen", "n_train", "n_valid", "n_test", "temperature", "seconds", "rates_per_s", "planned_s", "flaws",
+    "n_test_changed",
+)  # fmt: skip
 
 
 def open_run(run: str | os.PathLike[str]) -> Run:
@@ -186,6 +190,17 @@ class Run:
     def history(self) -> list[dict[str, Any]]:
         """One mapping for each time that tuning was judged: epoch, losses in nats, errors in [0, 1]."""
         return read_history(self.folder)
+
+    @property
+    def fixes(self) -> list[Fix]:
+        """What seems wrong with photos and labels, a row for each problem; ``heeler fix`` decides about them.
+
+        Example:
+            >>> import heeler
+            >>> heeler.open_run("runs/photos-1").fixes
+            []
+        """
+        return read_fixes(self.folder / "fixes.csv")
 
     def show_results(self, n: int = 9, *, seed: int = 0) -> Chart:
         """Show some of the judged photos with the given class above the predicted one.
