@@ -27,7 +27,7 @@ def encoded_again(photo: Path, target: Path) -> None:
         image.resize((320, 320), Image.Resampling.LANCZOS).save(target, quality=80)
 
 
-def test_a_clean_folder_can_be_trained_on(photo_folder: PhotoFolder) -> None:
+def test_a_clean_folder_can_be_trained_on(photo_folder: PhotoFolder, fresh_cache: Path) -> None:
     source = photo_folder(cat=5, coffee=6)
     done = run_heeler("check", source, "--json")
     assert done.code == 0, done.err

@@ -289,16 +289,13 @@ def test_the_bundle_opens_whichever_network_was_chosen(
     import heeler
 
     module = sys.modules["heeler.train"]
-    judge = module.judge
+    choose = module.choose_candidate
     for winner in ("probe", "tuned"):
 
-        def rigged(*args: Any, winner: str = winner) -> Any:
-            photos, backbone, features, candidates, options = args
-            return judge(
-                photos, backbone, features, [one for one in candidates if one.name == winner] or candidates, options
-            )
+        def rigged(candidates: Any, truth: Any, winner: str = winner) -> Any:
+            return choose([one for one in candidates if one.name == winner] or candidates, truth)
 
-        monkeypatch.setattr(module, "judge", rigged)
+        monkeypatch.setattr(module, "choose_candidate", rigged)
         run = tmp_path / winner
         done = run_heeler("train", trained_run.source, *SMALL, "--out", run, "--epochs", 1, "--json", "--quiet")
         assert (done.code, done.json["chosen"]) == (0, winner), done.err
