@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 
+from heeler.learn.choose import _has_worse_geometry
 from heeler.learn.depth import best_depth, epochs_in, relative_work
 from heeler.learn.plan import (
     CHOICE_SHARE,
@@ -25,6 +26,7 @@ from heeler.learn.plan import (
     forward_s,
     plan_rest,
     plan_run,
+    to_try,
     tuning_s,
     write_s,
 )
@@ -117,6 +119,18 @@ def test_only_what_was_left_to_the_plan_is_tried() -> None:
     assert {setting.image_px for setting in tried(*FREE, most_px=260)} == {224, 256}
     assert {setting.image_px for setting in tried(*FREE, huge=True)} == {224, 288, HUGE_PX}
     assert tried(*FREE, huge=True)[: len(everything)] == everything
+
+
+def test_a_geometry_is_told_once() -> None:
+    squashed, large = replace(BASE, fit="squash"), replace(BASE, image_px=288)
+    both = [large, replace(large, fit="squash")]
+    assert to_try(BASE, [squashed, *both]) == [squashed, large]  # whichever of the two it will be
+    assert to_try(BASE, both) == both
+    assert to_try(BASE, []) == []
+    known = [trial(BASE, 0.5), trial(squashed, 0.4)]
+    assert _has_worse_geometry(large, known) and not _has_worse_geometry(both[1], known)
+    assert not _has_worse_geometry(large, known[:1]) and not _has_worse_geometry(BASE, [])
+    assert not _has_worse_geometry(replace(large, fit="pad"), known)
 
 
 def test_more_minutes_try_more() -> None:

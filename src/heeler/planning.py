@@ -17,7 +17,7 @@ from heeler.learn.backbone import DEFAULT_BACKBONE
 from heeler.learn.calibrate import calibrate
 from heeler.learn.choose import Look, load_look, try_settings
 from heeler.learn.depth import MAX_VIEWS, MIN_EPOCHS, MIN_TUNING_S, best_depth, epochs_in
-from heeler.learn.plan import MIN_OF_CLASS, choose, chosen_text, forward_per_s, plan_rest, plan_run, tuning_s
+from heeler.learn.plan import MIN_OF_CLASS, choose, chosen_text, forward_per_s, plan_rest, plan_run, to_try, tuning_s
 from heeler.learn.probe import N_FOLDS
 from heeler.photos import Photos, list_files
 from heeler.plans import Plan, Recipe, Setting, TrainOptions
@@ -92,7 +92,7 @@ def choose_look(
         return first, photos, plan
     usable, train_rows = photos.catalogue.usable, photos.split.train
     make = partial(look_of, options=options)
-    with clock.stage("choose", total=1 + len(plan.candidates), unit="settings") as tell:
+    with clock.stage("choose", total=1 + len(to_try(plan.first, plan.candidates)), unit="settings") as tell:
         if plan.candidates:
             rows = train_rows[draw_share(photos.labels[train_rows], plan.n_sample, N_FOLDS, options.seed)]
             sample = replace(photos.catalogue, photos=tuple(usable[row] for row in rows))

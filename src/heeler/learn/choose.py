@@ -76,6 +76,8 @@ def try_settings(
         start, work = time.perf_counter(), relative_work(setting)
         if trials and start + work_s * work > deadline_s:
             continue  # a smaller one may still fit
+        if _has_worse_geometry(setting, trials):
+            continue
         look = make(setting) if trials else first
         key = look.backbone.name, look.spec.image_px
         look = look if look.engine else replace(look, engine=engines.get(key))
@@ -87,6 +89,16 @@ def try_settings(
         work_s = max(work_s, (time.perf_counter() - start) / work)
         on_event(Progress(len(trials)))
     return trials, tried
+
+
+def _has_worse_geometry(setting: Setting, trials: Sequence[Trial]) -> bool:
+    """Whether the first trial's network, at its pixels, was better in another geometry than this setting's."""
+    if not trials:
+        return False
+    first = trials[0].setting
+    loss_of = {one.setting.fit: one.loss for one in trials if replace(one.setting, fit=first.fit) == first}
+    told = replace(setting, fit=first.fit) != first and setting.fit in loss_of
+    return told and loss_of[setting.fit] > min(loss_of.values())
 
 
 def _try(sample: Catalogue, labels: IntArray, n_classes: int, folds: IntArray, look: Look) -> tuple[Trial, Look]:

@@ -24,7 +24,7 @@ LARGE_SIDES_PX, HUGE_PX, HUGE_CHOICE_S = (288, 256), 352, 100.0
 CHOICE_SHARE, LONG_CHOICE_SHARES = 0.15, (0.35, 0.5)
 FROZEN_SHARE = 0.85
 # Photos on which settings can be told apart at all, and beyond which more say little new.
-MIN_SAMPLE, MAX_SAMPLE = 160, 1500
+MIN_SAMPLE, MAX_SAMPLE = 160, 2500
 # Seconds of what is written, once before tuning and once after it: the bundle, the predictions, the report and the
 # network's look at the worst photos. The first report makes a picture of each photo that is judged, up to so many.
 WRITE_S = 1.2
@@ -131,7 +131,9 @@ def plan_run(
 
     def with_choice(share: float) -> Plan:
         tried, n_sample = _choice(first, n_read, n_classes, rates, share * budget_s, left_s, free)
-        choice = PlannedStage("choose", _choice_s(tried, n_sample, n_classes, rates), _choice_text(tried, n_sample))
+        choice = PlannedStage(
+            "choose", _choice_s(first, tried, n_sample, n_classes, rates), _choice_text(first, tried, n_sample)
+        )
         rest = _after_choice(first, n_read, n_classes, rates, forward_s(rates, first, n_read - n_sample), budget_s)
         stages = (*before, choice, *rest)
         made = Plan(budget_s, first, tuple(tried), n_found, n_read, n_sample, judged, rates, stages, may_tune)
@@ -235,8 +237,8 @@ def _choice(
 
     affordable = alternatives(first, free, is_affordable, huge=choice_s >= HUGE_CHOICE_S)
     while affordable:
-        fixed_s = _choice_s(affordable, 0, n_classes, rates)
-        each_s = (_choice_s(affordable, MAX_SAMPLE, n_classes, rates) - fixed_s) / MAX_SAMPLE
+        fixed_s = _choice_s(first, affordable, 0, n_classes, rates)
+        each_s = (_choice_s(first, affordable, MAX_SAMPLE, n_classes, rates) - fixed_s) / MAX_SAMPLE
         n_sample = min(n_photos, MAX_SAMPLE, math.floor((choice_s - fixed_s) / each_s))
         if n_sample >= min(n_photos, MIN_SAMPLE):
             return affordable, n_sample
@@ -275,9 +277,27 @@ def alternatives(
     return [setting for setting in dict.fromkeys(grid) if setting != first and is_affordable(setting)]
 
 
-def _choice_s(candidates: Sequence[Setting], n_sample: int, n_classes: int, rates: Rates) -> float:
+def to_try(first: Setting, candidates: Sequence[Setting]) -> list[Setting]:
+    """Settings that a choice has time for beside the first: where that tells one geometry from another, others follow.
+
+    What a geometry does to a set was much the same for both networks, and so the sample may be larger.
+    """
+    first_key = (first.backbone, first.image_px)
+    tells = any((one.backbone, one.image_px) == first_key for one in candidates)
+    if not tells:
+        return list(candidates)
+    seen: dict[tuple[str, int], Setting] = {}
+    return [
+        one
+        for one in candidates
+        if (key := (one.backbone, one.image_px)) == first_key or seen.setdefault(key, one) is one
+    ]
+
+
+def _choice_s(first: Setting, candidates: Sequence[Setting], n_sample: int, n_classes: int, rates: Rates) -> float:
     if not candidates:
         return 0.0
+    candidates = to_try(first, candidates)
     networks = {(setting.backbone, setting.image_px) for setting in candidates}
     networks -= {(rates.base.backbone, rates.base.image_px)}
     tries_s = [forward_s(rates, setting, n_sample) + n_sample / rates.decode_per_s for setting in candidates]
@@ -285,10 +305,11 @@ def _choice_s(candidates: Sequence[Setting], n_sample: int, n_classes: int, rate
     return len(networks) * rates.engine_s + sum(tries_s) + forward_s(rates, rates.base, n_sample) + fits_s
 
 
-def _choice_text(candidates: Sequence[Setting], n_sample: int) -> str:
+def _choice_text(first: Setting, candidates: Sequence[Setting], n_sample: int) -> str:
     if not candidates:
         return "nothing to choose: no other setting fits into the minutes"
-    return f"{len(candidates)} other settings on {n_sample:,} photos that train: pixels, geometry, network"
+    n_tried = len(to_try(first, candidates))
+    return f"{n_tried} other settings on {n_sample:,} photos that train: pixels, geometry, network"
 
 
 def choose(plan: Plan, trials: Sequence[Trial], elapsed_s: float, n_classes: int, n_tuned: int) -> Trial:
