@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from heeler.learn.depth import DEPTHS, MAX_VIEWS, WHOLE, Depth, best_depth, depths_of, epochs_in
+from heeler.learn.depth import DEPTHS, MAX_VIEWS, WHOLE, Depth, best_depth, depths_of, epochs_in, views_in
 from heeler.plans import Rates, Setting
 
 BASE = Setting("tf_efficientnet_lite0", 224, "crop")
@@ -30,11 +30,17 @@ def test_epochs_grow_with_seconds_and_shrink_with_pixels_and_photos() -> None:
         return epochs_in(RATES, BASE, 1_000, seconds, TWO)
 
     assert epochs(0) == 0
-    assert epochs(22) == 0 < epochs(23)  # a view takes 7.75 s of 35 %
-    assert epochs(60) == pytest.approx((60 - 0.35 * 60) * 80 / 1_000)
-    assert epochs(600) == pytest.approx((600 - MAX_VIEWS * 1_000 / 160) * 80 / 1_000)
+    assert epochs(15) == 0 < epochs(16)  # a view takes 7.75 s of a half
+    assert epochs(40) == pytest.approx((40 - 1.5 - 1_000 / 160) * 80 / 1_000)
+    assert epochs(600) == pytest.approx((600 - 1.5 - MAX_VIEWS * 1_000 / 160) * 80 / 1_000)
     assert epochs_in(ON_A_CARD, BASE, 1_000, 100, WHOLE[0]) == pytest.approx(3)
     assert epochs_in(ON_A_CARD, replace(BASE, image_px=448), 1_000, 100, WHOLE[0]) == pytest.approx(0.75)
+
+
+def test_there_is_a_view_for_every_two_epochs() -> None:
+    views = [views_in(RATES, BASE, 1_000, seconds, TWO) for seconds in (5, 40, 70, 200, 10_000)]
+    assert views == [1, 1, 2, 6, MAX_VIEWS]
+    assert views_in(RATES, BASE, 1_000, 600, ALL) == views_in(ON_A_CARD, BASE, 1_000, 600, WHOLE[0]) == 0
 
 
 def test_all_layers_need_no_views_and_take_longer_steps() -> None:
@@ -42,14 +48,14 @@ def test_all_layers_need_no_views_and_take_longer_steps() -> None:
 
 
 @pytest.mark.parametrize("depth", DEPTHS + WHOLE, ids=str)
-def test_a_depth_brings_something_from_the_second_epoch_on(depth: Depth) -> None:
-    assert depth.gain_after(1) == depth.gain_after(1.9) == 0
-    assert 0 < depth.gain_after(2) < depth.gain_after(4) < depth.gain_after(depth.enough_epochs) < 0.5
+def test_a_depth_brings_something_from_a_whole_epoch_on(depth: Depth) -> None:
+    assert depth.gain_after(0.9) == 0
+    assert 0 < depth.gain_after(1) < depth.gain_after(1.5) < depth.gain_after(depth.enough_epochs) < 0.5
     assert depth.gain_after(depth.enough_epochs) == depth.gain_after(100)
 
 
 def test_more_seconds_go_deeper() -> None:
-    found = [best_depth(RATES, BASE, 2_000, seconds) for seconds in (4, 100, 150, 300, 900, 3_600)]
+    found = [best_depth(RATES, BASE, 2_000, seconds) for seconds in (4, 60, 100, 300, 900, 3_600)]
     gains = [gain for _, gain in found]
     assert gains == sorted(gains) and gains[0] == 0 < gains[1]
     order = [DEPTHS.index(depth) for depth, gain in found if gain]

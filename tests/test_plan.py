@@ -66,7 +66,7 @@ def test_every_plan_fills_its_minutes_and_no_more(minutes: float, n_photos: int)
         assert seconds == pytest.approx(60 * minutes)
         depth, gain = best_depth(RATES, plan.first, round(0.72 * n_photos), plan.seconds_of("tune"))
         assert gain > 0
-        assert epochs_in(RATES, plan.first, round(0.72 * n_photos), plan.seconds_of("tune"), depth) >= 2
+        assert epochs_in(RATES, plan.first, round(0.72 * n_photos), plan.seconds_of("tune"), depth) >= 1
         assert str(depth) in next(stage.why for stage in plan.stages if stage.name == "tune")
     share = CHOICE_SHARE if plan.seconds_of("tune") else max(LONG_CHOICE_SHARES)
     assert plan.seconds_of("choose") <= share * 60 * minutes + 1e-6
@@ -155,7 +155,7 @@ def trial(setting: Setting, loss: float, rate_per_s: float = 200) -> Trial:
 
 def test_the_smallest_expected_loss_wins_where_its_pass_fits_into_the_time() -> None:
     first = trial(BASE, 0.5)
-    large = trial(replace(BASE, image_px=288), 0.45, 100)
+    large = trial(replace(BASE, image_px=288), 0.35, 100)
     huge = trial(replace(BASE, image_px=320), 0.3, 10)
     plan = planned(5, 1_000)
 
@@ -167,7 +167,7 @@ def test_the_smallest_expected_loss_wins_where_its_pass_fits_into_the_time() -> 
     assert best(6, first, large, huge) == first
     assert best(200, first, trial(replace(BASE, fit="pad"), 0.6)) == first
     # Pixels that leave no time for tuning must be better by more than tuning brings.
-    assert best(130, first, trial(replace(BASE, image_px=320), 0.45, 10)) == first
+    assert best(70, first, trial(replace(BASE, image_px=320), 0.45, 10)) == first
     assert "320 px" in chosen_text([first, large, huge], huge) and "12.5 %" in chosen_text([first, large, huge], huge)
     assert "none of 2 others" in chosen_text([first, large, huge], first)
 

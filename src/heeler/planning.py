@@ -16,7 +16,7 @@ from heeler.errors import UsageError
 from heeler.learn.backbone import DEFAULT_BACKBONE
 from heeler.learn.calibrate import calibrate
 from heeler.learn.choose import Look, load_look, try_settings
-from heeler.learn.depth import MAX_VIEWS, MIN_EPOCHS, MIN_TUNING_S, best_depth, epochs_in
+from heeler.learn.depth import MIN_EPOCHS, MIN_TUNING_S, best_depth, epochs_in, views_in
 from heeler.learn.plan import MIN_OF_CLASS, choose, chosen_text, forward_per_s, plan_rest, plan_run, to_try, tuning_s
 from heeler.learn.probe import N_FOLDS
 from heeler.photos import Photos, list_files
@@ -128,15 +128,15 @@ def tuning_recipe(
         depth, gain = best_depth(rates, look.setting, n_train, left_s)
         if left_s >= MIN_TUNING_S and not gain:
             n_epochs = epochs_in(rates, look.setting, n_train, left_s, depth)
-            text = f"not tuned: there is time for {n_epochs:.1f} epochs, and fewer than {MIN_EPOCHS:g} do harm"
+            text = f"not tuned: there is time for {n_epochs:.1f} epochs, and fewer than {MIN_EPOCHS:g} would do harm"
             clock.tell(Note(f"{text}; more minutes would help"))
         plan = replace(plan, tune_s=left_s if gain else 0.0)
     if not plan.tune_s:
         return replace(options.recipe, budget_s=0.0), plan
     depth, _ = best_depth(rates, look.setting, n_train, plan.tune_s)
     recipe = replace(options.recipe, budget_s=plan.tune_s)
-    if rates.view_per_s and depth.last_stages:
-        recipe = replace(recipe, last_views=MAX_VIEWS, last_stages=depth.last_stages)
+    if n_views := views_in(rates, look.setting, n_train, plan.tune_s, depth):
+        recipe = replace(recipe, last_views=n_views, last_stages=depth.last_stages)
     return recipe, plan
 
 

@@ -5,6 +5,7 @@ With few seconds only the last stages train, whose steps are fast; with more tim
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from heeler.plans import Rates, Setting
@@ -13,10 +14,10 @@ from heeler.plans import Rates, Setting
 RELATIVE_WORK = {"tf_efficientnet_lite0": 1.0, "tf_efficientnet_lite1": 1.3, "tf_efficientnet_lite2": 1.5}
 # Tuning for less than this would be over before its first steps are done.
 MIN_TUNING_S = 5.0
-# With fewer, the rate has no time to come down: docs/recipe.md.
-MIN_EPOCHS = 2.0
-# The share of tuning's time for the first stages of views, and most views.
-VIEWS_SHARE, MAX_VIEWS = 0.35, 12
+# With less than one, some photos are never learnt from.
+MIN_EPOCHS = 1.0
+# The most that the first stages of views may take of tuning's time; epochs for each view, and most views.
+VIEWS_SHARE, EPOCHS_PER_VIEW, MAX_VIEWS = 0.5, 2.0, 12
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ class Depth:
         last_stages: how many stages it is, and the head; 0 is all layers.
         step_work: time of a step, against that of the last two stages.
         gain: share of the loss that tuning takes off at most, in [0, 1).
-        enough_epochs: that it takes to get there; a single one gains nothing.
+        enough_epochs: that it takes to get there, the rate rising and falling once.
     """
 
     last_stages: int
@@ -39,15 +40,15 @@ class Depth:
         """Share of the loss that so many epochs take off."""
         if n_epochs < MIN_EPOCHS:
             return 0.0
-        return self.gain * min(1.0, (n_epochs - 1) / (self.enough_epochs - 1))
+        return self.gain * min(1.0, n_epochs / self.enough_epochs)
 
     def __str__(self) -> str:
         return f"the last {self.last_stages} stages" if self.last_stages else "all layers"
 
 
 # As on clothing and on solar cells: docs/recipe.md. Where a network is not divided, its steps are timed as they are.
-DEPTHS = (Depth(2, 1.0, 0.2, 6), Depth(4, 1.8, 0.26, 10), Depth(0, 5.3, 0.28, 16))
-WHOLE = (Depth(0, 1.0, 0.28, 8),)
+DEPTHS = (Depth(2, 1.0, 0.22, 2), Depth(4, 1.8, 0.29, 2.5), Depth(0, 5.3, 0.3, 6))
+WHOLE = (Depth(0, 1.0, 0.3, 4),)
 
 
 def relative_work(setting: Setting) -> float:
@@ -60,13 +61,23 @@ def depths_of(rates: Rates) -> tuple[Depth, ...]:
     return DEPTHS if rates.view_per_s else WHOLE
 
 
-def epochs_in(rates: Rates, setting: Setting, n_photos: int, seconds: float, depth: Depth) -> float:
-    """Epochs of tuning that some seconds have room for, the first stages of a few views included."""
+def views_in(rates: Rates, setting: Setting, n_photos: int, seconds: float, depth: Depth) -> int:
+    """Views of each photo whose first stages are computed once: one for every few epochs; 0 where none is needed."""
+    if not (rates.view_per_s and depth.last_stages):
+        return 0
     work = n_photos * relative_work(setting) / relative_work(rates.base)
-    if rates.view_per_s and depth.last_stages:
-        if rates.engine_s + work / rates.view_per_s > VIEWS_SHARE * seconds:
+    each_s = work / rates.view_per_s + EPOCHS_PER_VIEW * work * depth.step_work / rates.step_per_s
+    return max(1, min(MAX_VIEWS, math.floor((seconds - rates.engine_s) / each_s)))
+
+
+def epochs_in(rates: Rates, setting: Setting, n_photos: int, seconds: float, depth: Depth) -> float:
+    """Epochs of tuning that some seconds have room for, the first stages of the views included."""
+    work = n_photos * relative_work(setting) / relative_work(rates.base)
+    if n_views := views_in(rates, setting, n_photos, seconds, depth):
+        views_s = rates.engine_s + n_views * work / rates.view_per_s
+        if views_s > VIEWS_SHARE * seconds:
             return 0.0  # not one view
-        seconds -= min(VIEWS_SHARE * seconds, MAX_VIEWS * work / rates.view_per_s)
+        seconds -= views_s
     return max(0.0, seconds * rates.step_per_s / depth.step_work / work)
 
 

@@ -190,7 +190,7 @@ def _filled(plan: Plan, setting: Setting, late_s: float = 0) -> Plan:
         n_epochs = epochs_in(plan.rates, setting, n_train, left_s, depth)
         tune = PlannedStage("tune", left_s, f"{depth}, about {n_epochs:.0f} epochs in the time that is left")
     else:
-        why = "too little time for two passes over the photos" if plan.may_tune else "no photo is left to judge it by"
+        why = "too little time for a pass over the photos" if plan.may_tune else "no photo is left to judge it by"
         tune, judge_s = PlannedStage("tune", 0, f"nothing: {why}"), 0
     last_s = write_s(n_judged) + plan.stages[-1].seconds + judge_s
     rest = {"tune": tune, "finish": replace(plan.stages[-1], seconds=last_s)}
