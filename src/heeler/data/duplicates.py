@@ -107,7 +107,7 @@ def thumbnails(squares: ByteArray) -> ByteArray:
     size = (THUMBNAIL_PX, THUMBNAIL_PX)
     # On bytes, as photos are resized: a fifth of the time of averaging floats.
     small = torch.nn.functional.interpolate(
-        torch.from_numpy(squares).permute(0, 3, 1, 2), size=size, mode="bilinear", antialias=True
+        torch.tensor(squares).permute(0, 3, 1, 2), size=size, mode="bilinear", antialias=True
     )
     grey = np.einsum("nchw,c->nhw", small.numpy().astype(np.float32), np.array(LUMA, np.float32))
     result: ByteArray = np.rint(grey).astype(np.uint8)

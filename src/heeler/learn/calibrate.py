@@ -29,7 +29,7 @@ N_LOOKED_UP = 400
 # One product of the size that the head's fit is made of, and how much of its speed a whole fit reaches.
 FIT_SHAPE = (2048, 1280, 50)
 N_PRODUCTS = 6
-FIT_EFFICIENCY = 0.78
+FIT_EFFICIENCY = 0.55
 # Reading is never taken to be faster than this; where everything is known, nothing could be timed.
 MOST_PER_S = 5000.0
 UNTIMED_PER_S = 100.0
