@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from html import escape
@@ -53,7 +54,10 @@ def progress(*, quiet: bool) -> Iterator[OnEvent]:
         return
     display = _Display()
     try:
-        yield display.tell
+        with warnings.catch_warnings():
+            # Bars of libraries, which nobody sees here, ask for widgets that a kernel may lack.
+            warnings.filterwarnings("ignore", message="IProgress not found")
+            yield display.tell
     finally:
         display.end()
 
