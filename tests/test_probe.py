@@ -17,7 +17,7 @@ from sklearn.linear_model import LogisticRegression
 
 from heeler.errors import HeelerError
 from heeler.learn import probe
-from heeler.learn.probe import PENALTIES, Probe, class_order, fit_head, fit_probe
+from heeler.learn.probe import PENALTIES, Probe, class_order, fit_probe
 from heeler.records import FloatArray, IntArray
 
 Data = tuple[FloatArray, IntArray, IntArray]
@@ -74,15 +74,21 @@ def test_the_head_is_the_one_scikit_learn_finds(digits: Data, tight: None) -> No
         assert_same_probabilities(found.logits[folds == fold], expected[folds == fold])
 
 
-def test_a_head_with_a_known_penalty_is_the_same(digits: Data, tight: None) -> None:
+def test_more_photos_are_learnt_from_and_choose_nothing(digits: Data, tight: None) -> None:
     features, labels, folds = digits
-    found = fit_probe(features, labels, 10, folds)
-    again = fit_head(features, labels, 10, found.penalty)
-    assert_same_probabilities(again.logits(features), found.head.logits(features))
-    broken = features.copy()
+    alone = fit_probe(features[:400], labels[:400], 10, folds[:400])
+    assert alone.head_of_more is alone.head
+    found = fit_probe(features[:400], labels[:400], 10, folds[:400], more=(features[400:], labels[400:]))
+    assert found.penalty == alone.penalty and np.array_equal(found.logits, alone.logits)
+    np.testing.assert_array_equal(found.head.weight, alone.head.weight)
+    # The optimum on all 600, scaled as the first 400 are.
+    x = (features - features[:400].mean(0)) / np.sqrt((features[:400].std(0) + 1e-6) * (features[:400].std() + 1e-6))
+    model = LogisticRegression(C=1 / (found.penalty * 600), tol=1e-10, max_iter=5000).fit(x.astype(np.float64), labels)
+    assert_same_probabilities(found.head_of_more.logits(features), model.decision_function(x))
+    broken = features[400:].copy()
     broken[3, 0] = np.nan
-    with pytest.raises(HeelerError, match="1 of 600 photos"):
-        fit_head(broken, labels, 10, found.penalty)
+    with pytest.raises(HeelerError, match="1 of 200 photos"):
+        fit_probe(features[:400], labels[:400], 10, folds[:400], more=(broken, labels[400:]))
 
 
 def test_the_usual_tolerances_are_near_the_optimum(digits: Data, request: pytest.FixtureRequest) -> None:

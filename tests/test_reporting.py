@@ -57,11 +57,11 @@ def test_the_learning_curve_is_judged_on_photos_that_no_head_has_seen() -> None:
     features = np.eye(2, dtype=np.float32)[photos.labels]
     good = Head(np.eye(2, dtype=np.float32), np.zeros(2, np.float32))
     bad = Head(np.zeros((2, 2), np.float32), np.array([1, 0], np.float32))
-    probe = Probe(good, np.zeros((20, 2), np.float32), 0.1, {}, ((5, bad), (10, good)))
+    probe = Probe(good, np.zeros((20, 2), np.float32), 0.1, {}, good, ((5, bad), (10, good)))
     curve = learning_curve(photos, probe, features)
     assert [(point.n_train, point.error) for point in curve] == [(5, 0.5), (10, 0), (20, 0)]
     assert len(curve[0].wrong) == 20, "too few test photos: those that choose judge too"
-    assert learning_curve(photos, Probe(good, features, 0.1, {}), features) == ()
+    assert learning_curve(photos, Probe(good, features, 0.1, {}, good), features) == ()
     many = some_photos(4 * ENOUGH_JUDGED)
     split = Split(np.arange(500), np.arange(500, 550), np.arange(550, 800), "drawn", "key")
     features = np.eye(2, dtype=np.float32)[many.labels]

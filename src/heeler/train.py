@@ -26,7 +26,7 @@ from heeler.learn.choose import Look
 from heeler.learn.features import compute_features, feature_engine, known_features
 from heeler.learn.network import network_logits
 from heeler.learn.plan import curve_shares
-from heeler.learn.probe import N_FOLDS, Probe, fit_head, fit_probe
+from heeler.learn.probe import N_FOLDS, Probe, fit_probe
 from heeler.learn.tune import Tuned, fine_tune
 from heeler.photos import Photos, list_files, read_and_split
 from heeler.planning import choose_look, first_look, plan_first, tuning_recipe
@@ -172,12 +172,11 @@ def probe_candidate(
     with clock.stage("probe", unit=""):
         folds = draw_folds(photos.catalogue.usable, photos.pairs, split.train.tolist(), N_FOLDS, options.seed)
         fitted = fit_probe(
-            features[split.train], labels[split.train], photos.n_classes, folds, shares=curve_shares(options.budget_s)
+            features[split.train], labels[split.train], photos.n_classes, folds,
+            more=(features[split.valid], labels[split.valid]), shares=curve_shares(options.budget_s),
         )  # fmt: skip
-        both = np.concatenate([split.train, split.valid])
-        head = fit_head(features[both], labels[both], photos.n_classes, fitted.penalty)
-    logits = fitted.head.logits(features[split.valid]), head.logits(features[split.test])
-    return Candidate("probe", with_head(look.backbone, head), *logits), fitted
+    logits = fitted.head.logits(features[split.valid]), fitted.head_of_more.logits(features[split.test])
+    return Candidate("probe", with_head(look.backbone, fitted.head_of_more), *logits), fitted
 
 
 def note_flaws(

@@ -44,10 +44,11 @@ class Probe:
     """A fitted head and what each photo's label looks like to a head that did not see it.
 
     Args:
-        head: fitted on all the photos given.
+        head: fitted on the N photos.
         logits: (N, K) float32, out of fold: each row from the fit that lacks its fold.
         penalty: the chosen one.
         tried: penalty -> out-of-fold loss in nats after temperature, of each that was tried.
+        head_of_more: fitted on them and ``more`` photos with the same penalty; ``head`` where there are no more.
         smaller: (number of photos, head fitted on so many of them), for a learning curve; fewest photos first.
     """
 
@@ -55,6 +56,7 @@ class Probe:
     logits: FloatArray
     penalty: float
     tried: dict[float, float]
+    head_of_more: Head
     smaller: tuple[tuple[int, Head], ...] = ()
 
 
@@ -76,7 +78,13 @@ class _Problem:
 
 
 def fit_probe(
-    features: FloatArray, labels: IntArray, n_classes: int, folds: IntArray, *, shares: Sequence[float] = ()
+    features: FloatArray,
+    labels: IntArray,
+    n_classes: int,
+    folds: IntArray,
+    *,
+    more: tuple[FloatArray, IntArray] | None = None,
+    shares: Sequence[float] = (),
 ) -> Probe:
     """Fit a linear head and choose its penalty.
 
@@ -85,7 +93,8 @@ def fit_probe(
         labels: (N,) int64 in [0, K).
         n_classes: K.
         folds: (N,) int64; photos with the same number are judged together, by a head fitted on the others.
-        shares: of the photos, rising, in (0, 1): heads are fitted on so many of each class as well.
+        more: features (M, D) and labels (M,) of photos that choose nothing here: a second head learns from them too.
+        shares: of the N photos, rising, in (0, 1): heads are fitted on so many of each class as well.
 
     Returns:
         The head for the raw features, the scaling folded into its weights.
@@ -93,7 +102,8 @@ def fit_probe(
     Raises:
         HeelerError: some features are not finite numbers.
     """
-    _require_finite(features)
+    for each in (features, more[0] if more else features[:0]):
+        _require_finite(each)
     y, fold = torch.from_numpy(labels), torch.from_numpy(folds)
     with _pool() as pool:
         axes = _principal_axes(torch.from_numpy(features), pool)
@@ -103,30 +113,14 @@ def fit_probe(
         problem = _Problem(rotated, y, (seen / seen.sum(0).clamp_min(1))[:, :, None], axes.variances, n_classes, pool)
         penalty, solution, logits, tried = _choose(problem, position)
         near = (solution[0].mean(0, keepdim=True), solution[1].mean(0, keepdim=True))
-        head = axes.head_of(_solve(_of_all(problem), penalty, near, HEAD_TOLERANCE))
+        solved = _solve(_of_all(problem), penalty, near, HEAD_TOLERANCE)
+        head = head_of_more = axes.head_of(solved)
+        if more:
+            both = torch.cat([rotated, axes.rotate(torch.from_numpy(more[0]), pool)])
+            larger = replace(problem, features=both, labels=torch.cat([y, torch.from_numpy(more[1])]))
+            head_of_more = axes.head_of(_solve(_of_all(larger), penalty, solved, HEAD_TOLERANCE))
         smaller = tuple((n, axes.head_of(each)) for n, each in _on_shares(problem, penalty, shares))
-    return Probe(head, logits.numpy(), penalty, tried, smaller)
-
-
-def fit_head(features: FloatArray, labels: IntArray, n_classes: int, penalty: float) -> Head:
-    """Fit a linear head with a penalty that is known.
-
-    Args:
-        features: (N, D) float32.
-        labels: (N,) int64 in [0, K).
-        n_classes: K.
-        penalty: half of what the squared weights weigh beside the mean loss, such as ``Probe.penalty``.
-
-    Raises:
-        HeelerError: some features are not finite numbers.
-    """
-    _require_finite(features)
-    with _pool() as pool:
-        axes = _principal_axes(torch.from_numpy(features), pool)
-        rotated, y = axes.rotate(torch.from_numpy(features), pool), torch.from_numpy(labels)
-        problem = _of_all(_Problem(rotated, y, torch.empty(0), axes.variances, n_classes, pool))
-        zeros = torch.zeros(1, n_classes, rotated.shape[1]), torch.zeros(1, n_classes)
-        return axes.head_of(_solve(problem, penalty, zeros, HEAD_TOLERANCE))
+    return Probe(head, logits.numpy(), penalty, tried, head_of_more, smaller)
 
 
 @dataclass(frozen=True)
