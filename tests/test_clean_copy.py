@@ -13,7 +13,7 @@ import pytest
 
 from conftest import assert_clear, run_heeler, scene, snapshot
 from heeler import clean_copy as module
-from heeler.clean_copy import class_folders, cleaned, write_clean
+from heeler.clean_copy import class_folders, cleaned, photo_name, write_clean
 from heeler.data.catalogue import NOT_READ, read_source
 from heeler.data.duplicates import mark_duplicates
 from heeler.errors import ResourceError, UsageError
@@ -259,3 +259,13 @@ def test_a_disk_that_is_too_small_is_told_before_it_is_full(
     with pytest.raises(ResourceError, match="are needed"):
         write_clean(read_source(source), {}, tmp_path / "clean")
     assert not (tmp_path / "clean").exists() and not (tmp_path / "clean.partial").exists()
+
+
+def test_an_odd_name_keeps_its_ending() -> None:
+    assert photo_name("IMG 1.JPG") == "IMG 1.JPG"
+    odd = photo_name('1 "q" & <b>.jpg')
+    assert odd.startswith("1 _q_ & _b_-") and odd.endswith(".jpg")
+    assert photo_name("no ending") == "no ending"
+    assert photo_name("con.jpg") != "con.jpg" and photo_name("con.jpg").endswith(".jpg")
+    assert "?" not in photo_name("a.j?g")
+    assert len({photo_name(f"a{sign}.jpg") for sign in "?:*"}) == 3

@@ -168,6 +168,12 @@ def _require_place(folder: Path, source: Path, photos: Sequence[Photo]) -> None:
         raise UsageError(f"{folder} holds something already", hint="choose a folder that is new or empty")
 
 
+def photo_name(name: str) -> str:
+    """A file name that every system takes, with the ending by which other programs know what it is."""
+    stem, ending = os.path.splitext(name)  # noqa: PTH122 - of a name, which is no path
+    return safe_name(stem) + ending if safe_name("x" + ending) == "x" + ending else safe_name(name)
+
+
 def _fill(folder: Path, photos: Sequence[Photo], *, may_link: bool) -> tuple[list[tuple[str, str, str, str]], int]:
     """Put the photos into ``folder``; the rows of the table, and how many are links."""
     homes = class_folders({photo.label for photo in photos})
@@ -178,7 +184,7 @@ def _fill(folder: Path, photos: Sequence[Photo], *, may_link: bool) -> tuple[lis
         # Parts that the user made stay parts; without a name, a photo of such a source is one to train or draw from.
         steps = ((photo.part or "train") if parts else "", homes[photo.label])
         home = "/".join(step for step in steps if step)
-        name = _free_name(f"{home}/{safe_name(photo.file.name)}", taken)
+        name = _free_name(f"{home}/{photo_name(photo.file.name)}", taken)
         target = folder / name
         try:
             with disk_errors(target):
