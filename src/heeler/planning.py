@@ -128,7 +128,7 @@ def tuning_recipe(
         depth, gain = best_depth(rates, look.setting, n_train, left_s)
         if left_s >= MIN_TUNING_S and not gain:
             n_epochs = epochs_in(rates, look.setting, n_train, left_s, depth)
-            text = f"not tuned: there is time for {n_epochs:.1f} epochs, and fewer than {MIN_EPOCHS:g} would do harm"
+            text = f"not tuned: there is time for {n_epochs:.1f} epochs, and it takes at least {MIN_EPOCHS:g}"
             clock.tell(Note(f"{text}; more minutes would help"))
         plan = replace(plan, tune_s=left_s if gain else 0.0)
     if not plan.tune_s:

@@ -26,7 +26,8 @@ FEW, MORE, MANY = 16, 96, 384
 QUICK_S = 0.25
 # Photos looked up, unopened, to tell what an earlier run has read.
 N_LOOKED_UP = 400
-# One product of the size that the head's fit is made of, and how much of its speed a whole fit reaches.
+# One product of the size that the head's fit is made of, and how much of its speed the fits of the probe reach: the
+# choice of the penalty, and once more with the photos that choose.
 FIT_SHAPE = (2048, 1280, 50)
 N_PRODUCTS = 6
 FIT_EFFICIENCY = 0.55
