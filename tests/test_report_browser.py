@@ -136,7 +136,7 @@ def test_the_keyboard_alone_opens_and_closes_a_cell(show: Callable[..., Any]) ->
     page.keyboard.press("Enter")
     assert page.locator("#photos-title").inner_text() == "elm"
     page.keyboard.press("Escape")
-    assert not page.locator("#photos").is_visible()
+    page.wait_for_selector("#photos", state="hidden")
     assert page.evaluate(focused) == ["1", "1"]
     page.keyboard.press("Tab")
     assert page.evaluate("!document.activeElement.closest('.matrix')")

@@ -133,7 +133,8 @@ def test_another_class_is_chosen_by_typing(tab: Any, run: Path) -> None:
     saved(tab, run, ("relabel", "rocket"), ("relabel", "rocket"), ("", ""), ("", "rocket"))
     tab.keyboard.press("c")
     tab.keyboard.press("Escape")
-    assert tab.locator("dialog[open]").count() == 0 and is_at(tab, 2)
+    expect(tab, "!document.querySelector('dialog[open]')")
+    assert is_at(tab, 2)
 
 
 def test_a_reload_keeps_progress_and_the_way_back(tab: Any, run: Path) -> None:
@@ -292,3 +293,23 @@ def test_nothing_is_wider_than_the_screen_and_pictures_show(
         )
         dark = tab.evaluate("getComputedStyle(document.documentElement).backgroundColor")
         assert dark == ("rgb(23, 25, 22)" if scheme == "dark" else "rgb(252, 251, 248)")
+
+
+def test_a_key_right_after_a_dialog_has_closed_is_for_the_page(tab: Any) -> None:
+    # Chromium tells of a closed dialog a little later, and until then the dialog's own field has the focus.
+    for key, dialog in (("d", None), ("?", "keys"), ("c", "choose")):
+        tab.evaluate(
+            """key => {
+                const press = (target, key) => target.dispatchEvent(new KeyboardEvent('keydown', {key, bubbles: true}));
+                press(document.body, 'c');
+                document.getElementById('choose').close();
+                press(document.getElementById('wanted'), key);
+            }""",
+            key,
+        )
+        if dialog is None:
+            expect(tab, "document.querySelector('#count').textContent.startsWith('1 decided')")
+        else:
+            assert tab.locator(f"#{dialog}[open]").count() == 1
+            tab.evaluate(f"document.getElementById('{dialog}').close()")
+        tab.wait_for_timeout(100)
