@@ -9,7 +9,7 @@ from PIL import Image
 
 from heeler.records import ByteArray
 
-__all__ = ["data_uri", "jpeg_bytes", "webp_bytes"]
+__all__ = ["data_uri", "jpeg_bytes", "png_bytes", "webp_bytes"]
 
 
 def jpeg_bytes(square: ByteArray, quality: int = 80) -> bytes:
@@ -21,6 +21,13 @@ def jpeg_bytes(square: ByteArray, quality: int = 80) -> bytes:
     """
     file = io.BytesIO()
     Image.fromarray(square).save(file, "JPEG", quality=quality)
+    return file.getvalue()
+
+
+def png_bytes(square: ByteArray) -> bytes:
+    """A PNG file's content; of (S, S, 3) uint8 RGB."""
+    file = io.BytesIO()
+    Image.fromarray(square).save(file, "PNG")
     return file.getvalue()
 
 
