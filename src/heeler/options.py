@@ -184,3 +184,10 @@ WriteClean = Annotated[
 ]
 NoBrowser = Annotated[bool, typer.Option("--no-browser", help="Print the page's address; open no browser.")]
 Port = Annotated[int, typer.Option(metavar="N", callback=between(0, 65_535), help="Port on loopback; 0: any free one.")]
+
+ServeHost = Annotated[
+    str, typer.Option("--host", metavar="HOST", help="Address to listen on; beyond loopback a token is needed.")
+]
+ServePort = Annotated[int, typer.Option("--port", metavar="N", callback=between(0, 65_535), help="0: any free one.")]
+Token = Annotated[str | None, typer.Option("--token", metavar="T", help="What clients must send: Bearer T.")]
+TokenFile = Annotated[Path | None, typer.Option("--token-file", metavar="F", help="File with the token in it.")]

@@ -1,4 +1,4 @@
-"""Verbs that use a model: predict."""
+"""Verbs that use a model: predict and serve."""
 
 from __future__ import annotations
 
@@ -51,3 +51,51 @@ def predict(
     copied = f", {answer['n_copied']:,} copied into {sort_into}" if sort_into else ""
     print(f"{counts['ok']:,} classified, {counts['unreadable']:,} unreadable{written}{copied}", file=sys.stderr)
     return 0 if counts["ok"] else DataError.exit_code
+
+
+def serve(
+    model: options.Model,
+    host: options.ServeHost = "127.0.0.1",
+    port: options.ServePort = 8000,
+    token: options.Token = None,
+    token_file: options.TokenFile = None,
+    json: options.Json = False,
+    debug: options.Debug = False,
+) -> int:
+    """Serve a model: a page to try it, and an API over HTTP.
+
+    Only this machine can reach it, unless --host and a token say otherwise. Ctrl-C ends it,
+    when the requests that it took are answered. It needs pip install "heeler[serve]".
+
+    \b
+    Examples:
+      heeler serve runs/photos-1/model
+      heeler serve runs/photos-1/model --host 0.0.0.0 --token-file token.txt
+    """
+    options.need(model, "a model folder")
+    from heeler.serving import Serving, require_packages
+    from heeler.serving import serve as serve_model
+    from heeler.ship.access import access_for, token_from
+    from heeler.stopping import stop_requests
+    from heeler.terminal import printable
+
+    require_packages()
+    access = access_for(host, token_from(token, token_file))
+
+    def on_start(serving: Serving) -> None:
+        engine = serving.engine
+        if json:
+            print_json({"address": serving.address, "engine": engine.name, "classes": list(serving.bundle.classes)})
+            sys.stdout.flush()
+        print(f"{printable(str(model))} at {serving.address} ({engine.name})", file=sys.stderr)
+        if access.token:
+            print(f"open {serving.address}#token=TOKEN, with your token in place of TOKEN", file=sys.stderr)
+        print("Ctrl-C ends it", file=sys.stderr, flush=True)
+
+    def tell(text: str) -> None:
+        last = text.strip().splitlines()[-1]
+        print(text if debug else f"heeler: a request failed: {printable(last)}", file=sys.stderr, flush=True)
+
+    with stop_requests() as stop:
+        serve_model(model, access, on_start, stop, host=host, port=port, tell=tell)
+    return 0  # both signals are how it is meant to end
