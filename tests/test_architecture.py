@@ -33,6 +33,7 @@ MAY_IMPORT = {
     "judge": (),
     "ship": (
         "heeler",
+        "heeler.limits",
         "heeler.data.decode",
         "heeler.learn.backbone",
         "heeler.learn.engines",
@@ -158,6 +159,8 @@ def test_train_alone_sees_all_rooms() -> None:
     assert seen.pop("heeler.preview") == {"data", "learn", "judge"}
     # A run in Python is its figures and its model.
     assert seen.pop("heeler.run") == {"judge", "ship"}
+    # A model that is served: its engine, its answers, and where it looked.
+    assert seen.pop("heeler.serving") == {"learn", "judge", "ship"}
     # Training again for a few steps, on the photos of a run; and the last layer alone, in scikit-learn's terms.
     assert seen.pop("heeler.ratetest") == {"data", "learn"}
     assert seen.pop("heeler.estimator") == {"data", "learn", "judge"}
@@ -350,6 +353,7 @@ def test_importing_a_module_does_nothing_but_define(module: str) -> None:
             assert ast.unparse(node.test) in ("TYPE_CHECKING", "__name__ == '__main__'"), f"{module}:{node.lineno}"
         else:
             defines = ast.Import | ast.ImportFrom | ast.Assign | ast.AnnAssign | ast.FunctionDef | ast.ClassDef
+            defines |= ast.AsyncFunctionDef
             assert isinstance(node, defines), f"{module}:{node.lineno} runs at import"
 
 

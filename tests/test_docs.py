@@ -24,6 +24,7 @@ from heeler.data.sets import SETS
 from heeler.errors import HeelerError
 from heeler.files import MAX_FILE_BYTES
 from heeler.judge import advice
+from heeler.limits import ServeLimits
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
@@ -214,6 +215,12 @@ def test_limits_are_those_of_the_code() -> None:
     for page in ("how-it-works.md", "report.md"):
         text = " ".join((DOCS / page).read_text(encoding="utf-8").split())
         assert f"Below {few[1]} photos" in text, page
+
+
+def test_the_servers_limits_are_on_its_page(built: dict[str, Page]) -> None:
+    words = " ".join(built["serve/"].words.split())
+    for row in ServeLimits().rows():
+        assert " ".join(cell.replace("`", "") for cell in row) in words, row
 
 
 @pytest.mark.parametrize(
