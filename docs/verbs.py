@@ -15,11 +15,13 @@ import typer
 
 from heeler.cli import build_app
 from heeler.data.sets import SETS
+from heeler.limits import ServeLimits
 
 FOLDER = "verbs"
 NOTES = Path(__file__).parent / FOLDER
 PLACE_OF_SETS = "<!-- the public sets -->"
 PLACE_OF_VERBS = "<!-- the verbs -->"
+PLACE_OF_LIMITS = "<!-- the limits of the server -->"
 
 
 def on_config(config: Any) -> Any:
@@ -43,7 +45,9 @@ def on_files(files: Any, config: Any) -> Any:
 
 
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
-    """List the verbs where a page asks for it."""
+    """List the verbs, or the limits of the server, where a page asks for it."""
+    if page.file.src_uri == "serve.md":
+        return markdown.replace(PLACE_OF_LIMITS, _limits())
     return markdown.replace(PLACE_OF_VERBS, _verbs()) if page.file.src_uri == f"{FOLDER}/index.md" else markdown
 
 
@@ -109,3 +113,8 @@ def _sets() -> str:
         for each in SETS
     ]
     return "\n".join(rows)
+
+
+def _limits() -> str:
+    rows = [f"| {what} | {most} | {beyond} |" for what, most, beyond in ServeLimits().rows()]
+    return "\n".join(["| what | limit | beyond it |", "|---|---|---|", *rows])
