@@ -133,7 +133,9 @@ class _Handler(BaseHTTPRequestHandler):
         if is_busy:
             self._json(503, {"error": {"code": "busy", "message": "the queue is full"}}, {"Retry-After": "1"})
         elif not self.headers["Content-Type"].startswith("image/"):
-            self._json(415, {"error": {"code": "unsupported-type", "message": "is not an image of a kind that is read"}})
+            self._json(
+                415, {"error": {"code": "unsupported-type", "message": "is not an image of a kind that is read"}}
+            )
         elif self.path == "/predict?top=3":
             self._json(*ours.predict(photo, 3))
         elif self.path == "/explain" and ours.explains:

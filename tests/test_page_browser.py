@@ -67,7 +67,9 @@ def opened(browser: Any, served: Served, fragment: str = "", **options: Any) -> 
         yield tab
         # That a server refuses something stands in the console; it is no fault of the page.
         assert [line for line in tab.said if not line.startswith("Failed to load resource: the server")] == []
-        assert [url for url in tab.asked if not url.startswith((served.address, f"blob:{served.address}", "data:,"))] == []
+        assert [
+            url for url in tab.asked if not url.startswith((served.address, f"blob:{served.address}", "data:,"))
+        ] == []
     finally:
         context.close()
 
@@ -111,7 +113,9 @@ def drop(tab: Any, *paths: Path) -> None:
 def answered(tab: Any, n_photos: int) -> list[list[str]]:
     """Name, answer and probability of each row, as soon as none is open."""
     expect(tab, f"({DONE}) === {n_photos}")
-    rows = tab.evaluate("[...document.querySelectorAll('#rows tr')].map(row => [...row.cells].map(cell => cell.innerText))")
+    rows = tab.evaluate(
+        "[...document.querySelectorAll('#rows tr')].map(row => [...row.cells].map(cell => cell.innerText))"
+    )
     return [[text.strip() for text in row[1:4]] for row in rows]
 
 
@@ -225,9 +229,7 @@ def test_all_works_with_keys_alone(tab: Any, served: Served, photos: Path) -> No
     assert served.asked.count("POST /predict?top=3") == 3  # what was brought back is not asked for again
 
 
-def test_below_the_threshold_it_says_that_it_is_not_sure(
-    browser: Any, model: heeler.Classifier, photos: Path
-) -> None:
+def test_below_the_threshold_it_says_that_it_is_not_sure(browser: Any, model: heeler.Classifier, photos: Path) -> None:
     with serving(model, threshold=1.0) as served, opened(browser, served) as tab:
         pick(tab, photos / "cat.jpg")
         label = model.predict(photos / "cat.jpg")[0].label
@@ -307,7 +309,14 @@ def test_the_table_is_saved_as_csv_that_runs_nothing(
     assert file == "a-..-b-c-answers.csv" and data.startswith(b"\xef\xbb\xbf")
     text = data.decode("utf-8-sig")
     head, *rows = csv.reader(io.StringIO(text, newline=""))
-    assert head == ["path", "status", "reason", "label", "probability", *"label_2,probability_2,label_3,probability_3".split(",")]
+    assert head == [
+        "path",
+        "status",
+        "reason",
+        "label",
+        "probability",
+        *"label_2,probability_2,label_3,probability_3".split(","),
+    ]
     assert {len(row) for row in rows} == {9}
     assert [row[0] for row in rows[:7]] == [
         "'=1+1,2.jpg", "'+a \"b\".jpg", "'-x;'=2*3.jpg", "'@x\ty\nz.jpg", "'\uff1dwide.jpg", "ünï 日本.jpg", "plain-1.jpg",
@@ -329,7 +338,9 @@ def test_where_it_looked_is_shown_on_request(browser: Any, model: heeler.Classif
         expect(tab, f"document.querySelector('#map img')?.naturalWidth === {model.bundle.spec.image_px}")
         assert model.predict(photos / "cat.jpg")[0].label in tab.inner_text("#caption")
         tab.keyboard.press("ArrowRight")
-        expect(tab, "document.querySelector('#map img')?.alt.endsWith(document.querySelector('#ranked bdi').textContent)")
+        expect(
+            tab, "document.querySelector('#map img')?.alt.endsWith(document.querySelector('#ranked bdi').textContent)"
+        )
         for key in ("e", "e", "ArrowLeft"):  # what is known is not asked for again
             tab.keyboard.press(key)
         expect(tab, "document.querySelector('#map img')?.naturalWidth > 0")
