@@ -197,7 +197,7 @@ function statement(item, odds, threshold) {
   const fine = element("span", "fine", "True of photos like those it learned from. Photos of anything else get an answer too, and it means nothing.");
   if (item.state === "ok") return [`Of 100 answers as sure as this one, ${odds.words} ${odds.words.endsWith(" 1") ? "is" : "are"} right.`, fine];
   if (item.state === "unsure") {
-    const bar = threshold !== null && item.ranked[0].probability < threshold ? ` Below ${percent(threshold)} it does not commit itself.` : " It does not commit itself here.";
+    const bar = threshold !== null && item.ranked[0].probability < threshold ? ` Below ${bound(threshold)} it does not commit itself.` : " It does not commit itself here.";
     return ["Perhaps ", element("bdi", "", item.ranked[0].label), `, but of 100 guesses like this one only ${odds.words.replace("about ", "about\u00a0")} would be right.`, element("span", "fine", bar.trim() + " A closer or sharper photo may help.")];
   }
   if (item.state === "failed") return [element("span", "", sentence(item.reason))];
@@ -240,11 +240,14 @@ function fetchMap(item) {
   }, true);
 }
 
+const bound = share => percent(share).replace(".0", "");
+
 function explain() {
   if ($("explain").hidden || $("explain").disabled) return;
   state.isExplaining = !state.isExplaining;
   if (state.isExplaining) { server.isRefused = false; say(""); }
   drawAnswer();
+  if (state.isExplaining) document.querySelector(".pictures").scrollIntoView({block: "nearest"});  // on a phone it is above
   $("status").textContent = state.isExplaining ? "Where it looked is shown" : "Where it looked is hidden";
 }
 
@@ -323,7 +326,7 @@ function drawModel(model) {
   }
   const facts = [
     ["Kinds it knows", classes.slice(0, 60).map(show).join(", ") + (classes.length > 60 ? ` and ${number(classes.length - 60)} more` : "")],
-    ["Where it is not sure", model.threshold === null ? "it answers all the same" : `below ${percent(model.threshold)} it says so`],
+    ["Where it is not sure", model.threshold === null ? "it answers all the same" : `below ${bound(model.threshold)} it says so`],
     ["Looks at", spec.image_px ? `${spec.image_px} × ${spec.image_px} pixels${{crop: ", the middle of the photo", squash: ", the whole photo squashed", pad: ", the whole photo with a border"}[spec.fit] ?? ""}` : "the whole photo"],
     ["Takes", `photos up to ${Math.floor(limits.body_bytes / 1e6)} MB and ${Math.floor(limits.pixels / 1e6)} megapixels`],
   ];

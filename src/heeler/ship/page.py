@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import re
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
@@ -43,8 +44,17 @@ def render() -> Page:
         style=Markup(style),  # noqa: S704 - this package's own files, whose hashes the policy names
         script=Markup(script),  # noqa: S704
     )
+    return page_of(html)
+
+
+def page_of(html: str) -> Page:
+    """A page with the policy that its own scripts and styles need."""
+    scripts, styles = (
+        " ".join(_hash(text) for text in re.findall(f"<{tag}>(.*?)</{tag}>", html, re.DOTALL)) or "'none'"
+        for tag in ("script", "style")
+    )
     policy = (
-        f"default-src 'none'; script-src '{_hash(script)}'; style-src '{_hash(style)}'; img-src 'self' blob: data:; "
+        f"default-src 'none'; script-src {scripts}; style-src {styles}; img-src 'self' blob: data:; "
         "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
         "require-trusted-types-for 'script'; trusted-types 'none'"
     )
@@ -52,7 +62,7 @@ def render() -> Page:
 
 
 def _hash(text: str) -> str:
-    return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
 
 
 def _asset(name: str) -> str:
