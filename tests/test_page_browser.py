@@ -162,7 +162,8 @@ def test_dropped_files_and_folders_are_taken_and_other_things_are_told(tab: Any,
         """() => {
             const transfer = new DataTransfer();
             transfer.setData('text/uri-list', 'http://127.0.0.1:9/x.jpg');
-            document.body.dispatchEvent(new DragEvent('drop', {dataTransfer: transfer, bubbles: true, cancelable: true}));
+            const options = {dataTransfer: transfer, bubbles: true, cancelable: true};
+            document.body.dispatchEvent(new DragEvent('drop', options));
         }"""
     )
     expect(tab, "document.getElementById('alert').textContent.includes('Links are not fetched')")
@@ -315,11 +316,12 @@ def test_the_table_is_saved_as_csv_that_runs_nothing(
         "reason",
         "label",
         "probability",
-        *"label_2,probability_2,label_3,probability_3".split(","),
+        *("label_2", "probability_2", "label_3", "probability_3"),
     ]
     assert {len(row) for row in rows} == {9}
     assert [row[0] for row in rows[:7]] == [
-        "'=1+1,2.jpg", "'+a \"b\".jpg", "'-x;'=2*3.jpg", "'@x\ty\nz.jpg", "'\uff1dwide.jpg", "ünï 日本.jpg", "plain-1.jpg",
+        "'=1+1,2.jpg", "'+a \"b\".jpg", "'-x;'=2*3.jpg", "'@x\ty\nz.jpg", "'\uff1dwide.jpg", "ünï 日本.jpg",
+        "plain-1.jpg",
     ]  # fmt: skip
     assert rows[7][:2] == ["cut.jpg", "unreadable"] and rows[7][2] and rows[7][3:] == [""] * 6
     assert all(not cell.startswith(("=", "+", "-", "@", "\t", "\r", "\uff1d")) for row in rows for cell in row)
