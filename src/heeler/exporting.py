@@ -155,7 +155,7 @@ def export(
     place = out or model.absolute().with_name(model.absolute().name + ("-int8" if int8 else "") + ENDINGS[to])
     _require_free(place, to, bundle)
     with clock.stage("find photos", unit=""):
-        found = find_photos(bundle, photos)
+        found = find_photos(bundle, photos, int8=int8)
     if int8 and not found.learnt:
         raise DataError("there are no photos to calibrate 8 bits with", hint="name some: --photos FOLDER")
     with disk_errors(place), _beside(place) as temporary:
@@ -168,11 +168,15 @@ def export(
         told = _judged(place, to, temporary, proof, found, int8)
         _refuse(told, max_loss)
         _put(temporary, place)
-    _record(bundle, told)
+        try:
+            _record(bundle, told)
+        except BaseException:
+            shutil.move(place, temporary)  # and away with it
+            raise
     return told
 
 
-def find_photos(bundle: Bundle, folder: Path | None) -> Photos:
+def find_photos(bundle: Bundle, folder: Path | None, *, int8: bool = False) -> Photos:
     """Photos to prove an export on: those of a folder, or of the run whose folder the bundle is in.
 
     Raises:
@@ -184,8 +188,8 @@ def find_photos(bundle: Bundle, folder: Path | None) -> Photos:
         if not files:
             raise DataError(f"{folder} holds no photos", hint="name a folder with photos in it")
         labelled = [Labelled(file, number.get(file.parent.name, UNKNOWN)) for file in files]
-        # Every other one calibrates, where 8 bits are asked for.
-        return Photos(spread(labelled[::2], N_PROVED), spread(labelled[1::2], N_CALIBRATION), f"photos of {folder}")
+        proof, learnt = (labelled[::2], labelled[1::2]) if int8 else (labelled, [])
+        return Photos(spread(proof, N_PROVED), spread(learnt, N_CALIBRATION), f"photos of {folder}")
     run = bundle.path.absolute().parent
     parted = files_of_run(run)
     learnt = [Labelled(file, number.get(name, UNKNOWN)) for part, file, name in parted if part == "train"]

@@ -120,13 +120,16 @@ def assemble(bundle: Bundle, network: ModelProto, *, int8: bool = False) -> Mode
 
     opset = next(each.version for each in network.opset_import if each.domain in ("", "ai.onnx"))
     before = square_model(bundle.spec, opset, network.ir_version)
-    other = [each for each in network.opset_import if each.domain not in ("", "ai.onnx")]
-    before.opset_import.extend(other)
     # Beyond the names of the network's own, which may be anything.
     model: ModelProto = compose.merge_models(
         before, compose.add_prefix(network, "network/"), io_map=[(SQUARES, f"network/{NETWORK_INPUT}")]
     )
     graph = model.graph
+    # ONNX Runtime's optimiser declares operators of its own, whether it has used them or not.
+    used = {node.domain for node in graph.node} | {"", "ai.onnx"}
+    kept = [each for each in model.opset_import if each.domain in used]
+    del model.opset_import[:]
+    model.opset_import.extend(kept)
     temperature = numpy_helper.from_array(np.array(bundle.temperature, np.float32), "temperature")
     graph.initializer.append(temperature)
     graph.node.extend(

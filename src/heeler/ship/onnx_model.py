@@ -100,7 +100,6 @@ def open_onnx(path: Path) -> OnnxModel:
 
 def _read(path: Path) -> tuple[bytes, ModelProto]:
     import onnx
-    from google.protobuf.message import DecodeError
 
     if path.is_symlink() or not path.is_file():
         raise BundleError(f"{path} is missing or a link", hint=AGAIN)
@@ -108,7 +107,7 @@ def _read(path: Path) -> tuple[bytes, ModelProto]:
     try:
         # From bytes, so that no other file is looked for.
         return data, onnx.load_model_from_string(data)
-    except DecodeError as error:
+    except Exception as error:  # protobuf's own, which comes without types
         raise BundleError(f"{path} is no ONNX file", hint=AGAIN) from error
 
 
@@ -170,6 +169,7 @@ def exported_engine(bundle: Bundle) -> Engine:
         BundleError: the file is not the one that was exported.
     """
     import onnx
+    from onnx.utils import Extractor
 
     told = bundle.manifest.get(EXPORTS, {})
     facts = next((told[name] for name in ("onnx", "onnx-int8") if name in told), None)
@@ -183,5 +183,5 @@ def exported_engine(bundle: Bundle) -> Engine:
     if sha256_file(path) != facts["sha256"]:
         raise BundleError(f"{path} was changed after it was exported", hint=AGAIN)
     open_onnx(path)
-    network = onnx.utils.Extractor(onnx.load(path)).extract_model([SQUARES], [LOGITS])
+    network = Extractor(onnx.load(path)).extract_model([SQUARES], [LOGITS])
     return onnxruntime_engine(network.SerializeToString())
