@@ -66,7 +66,9 @@ def measure(bundle: Bundle, folder: Path, place: Path, tried: bool) -> None:
     squares = squares_of_files(spread(photos, 320), bundle.spec)
     network = network_onnx(bundle)
     print(f"{len(photos):,} photos of {folder.name}, {len(calibration):,} of the train part to calibrate with")
-    print("| export | max dp | same class | points of accuracy lost (95 %) | photos/s | MB |\n|---|--:|--:|--:|--:|--:|")
+    print(
+        "| export | max dp | same class | points of accuracy lost (95 %) | photos/s | MB |\n|---|--:|--:|--:|--:|--:|"
+    )
     row(bundle, "fp32", network, photos, squares, place)
     for name, how in TRIED.items() if tried else [*TRIED.items()][:1]:
         row(bundle, name, quantise(network, calibration, how), photos, squares, place)

@@ -62,9 +62,7 @@ def test_an_export_is_proved_on_the_run_s_own_photos(copy: TrainedRun, exported:
     assert told["max_dp"] == exported["max_dp"] and told["file"] == "../model.onnx"
 
 
-def test_the_file_says_what_the_model_says(
-    copy: TrainedRun, exported: dict[str, Any], photo_files: list[Path]
-) -> None:
+def test_the_file_says_what_the_model_says(copy: TrainedRun, exported: dict[str, Any], photo_files: list[Path]) -> None:
     model, bundle = open_onnx(Path(exported["out"])), open_bundle(copy.model)
     assert model.classes == bundle.classes and model.spec == bundle.spec and model.precision == "fp32"
     arrays = [*odd_photos(), *(read_rgb(file, bundle.spec) for file in photo_files)]

@@ -15,7 +15,12 @@ from heeler.terminal import listener
 
 
 def classify(
-    model: Path, files: list[str], top: int, out: Path | None, folder: Path | None, json: bool,
+    model: Path,
+    files: list[str],
+    top: int,
+    out: Path | None,
+    folder: Path | None,
+    json: bool,
     engine: Literal["auto", "onnx"] = "auto",
 ) -> tuple[dict[str, int], dict[str, Any]]:
     """Classify files and put the answers where they are wanted.
@@ -45,7 +50,9 @@ def classify(
     # A display that redraws itself and rows on the same screen would overwrite each other.
     on_screen = out is None and not json and sys.stdout.isatty()
     with listener(quiet=on_screen) as on_event:
-        counts = write_predictions(target, tapped(predict_paths(model, files, top=top, engine=engine, on_event=on_event)), top)
+        counts = write_predictions(
+            target, tapped(predict_paths(model, files, top=top, engine=engine, on_event=on_event)), top
+        )
     answer: dict[str, Any] = {"model": str(model), "n": len(files), **{f"n_{key}": n for key, n in counts.items()}}
     answer["predictions"] = [row_to_json(row, top) for row in kept] if in_answer else str(out)
     if folder is not None:

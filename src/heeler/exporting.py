@@ -105,7 +105,11 @@ class Exported:
     @property
     def told(self) -> str:
         """What to say of it, on two or three lines."""
-        on = f"{self.n - self.n_made:,} {self.photos}" if self.photos else "no real photos: name some with --photos FOLDER"
+        on = (
+            f"{self.n - self.n_made:,} {self.photos}"
+            if self.photos
+            else "no real photos: name some with --photos FOLDER"
+        )
         lines = [
             f"{self.out}: {self.precision}, {self.size_bytes / 1e6:,.1f} MB",
             f"proved beside torch on {on}, and {self.n_made:,} made ones: largest difference of a probability "
@@ -113,7 +117,9 @@ class Exported:
         ]
         if self.loss:
             low, high = self.loss.interval
-            lines.append(f"8 bits cost {self.loss.points:.2f} points of {self.loss.of} (95 % interval {low:.2f} to {high:.2f})")
+            lines.append(
+                f"8 bits cost {self.loss.points:.2f} points of {self.loss.of} (95 % interval {low:.2f} to {high:.2f})"
+            )
         return "\n".join(lines)
 
     def to_json(self) -> dict[str, Any]:

@@ -64,9 +64,10 @@ def quantise(network: ModelProto, squares: ByteArray, how: Calibration | None = 
     method = {"minmax": quantization.CalibrationMethod.MinMax, "percentile": quantization.CalibrationMethod.Percentile,
               "entropy": quantization.CalibrationMethod.Entropy}[how.method]  # fmt: skip
     with tempfile.TemporaryDirectory(prefix="heeler-quantise-") as folder, _quiet():
-        ready, out = Path(folder) / "ready.onnx", Path(folder) / "int8.onnx"
+        given, ready, out = (Path(folder) / f"{name}.onnx" for name in ("given", "ready", "int8"))
         try:
-            quant_pre_process(network, str(ready), skip_symbolic_shape=True)
+            onnx.save(network, given)
+            quant_pre_process(str(given), str(ready), skip_symbolic_shape=True)
             quantization.quantize_static(
                 str(ready),
                 str(out),

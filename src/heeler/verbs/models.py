@@ -84,9 +84,7 @@ def export(
     from heeler.terminal import listener, printable
 
     with listener(quiet=quiet) as on_event:
-        result = export_model(
-            model, to, int8=int8, max_loss=max_loss, photos=photos, out=out, on_event=on_event
-        )
+        result = export_model(model, to, int8=int8, max_loss=max_loss, photos=photos, out=out, on_event=on_event)
     if json:
         print_json(result.to_json())
     else:
