@@ -1,6 +1,6 @@
 """How near exports are to torch, and how fast: ``python bench/export.py --bench PHOTOS``.
 
-Trains the last layer on Imagewoof's ``train``, exports it in fp32 and in 8 bits (calibrated on photos of ``train``), and
+Trains the last layer on Imagewoof's ``train``, exports it in fp32 and in 8 bits (calibrated on photos of it), and
 compares on photos of ``val``, which nothing has seen. Rates are of the network alone, on squares, at two cores.
 """
 
@@ -14,7 +14,6 @@ import time
 from pathlib import Path
 
 import numpy as np
-from processes import machine, pin_to_cores, warn_if_busy
 
 from heeler.exporting import find_photos, loss_of
 from heeler.learn.engines import BATCH, Engine, onnxruntime_engine
@@ -23,6 +22,7 @@ from heeler.ship.export import assemble, network_onnx
 from heeler.ship.onnx_model import open_onnx
 from heeler.ship.prove import Beside, Labelled, beside, odd_photos, squares_of_files
 from heeler.ship.quantise import Calibration, quantise, spread
+from processes import machine, pin_to_cores, warn_if_busy
 
 N_PHOTOS = 1000
 TRIED = {

@@ -1,4 +1,4 @@
-"""Exports say what the model says, are proved before they get their name, and leave nothing behind where they do not."""
+"""Exports say what the model says, are proved before they get their name, and leave nothing behind otherwise."""
 
 from __future__ import annotations
 
@@ -163,7 +163,7 @@ def test_an_export_that_says_something_else_is_not_written(
         network = honest(bundle)
         for tensor in network.graph.initializer:
             if tensor.name.endswith("bias") and tensor.dims == [len(bundle.classes)]:
-                tensor.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(tensor) + 
+                tensor.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(tensor) +
                                 np.arange(len(bundle.classes), dtype=np.float32), tensor.name))  # fmt: skip
         return network
 

@@ -140,10 +140,10 @@ def assemble(bundle: Bundle, network: ModelProto, *, int8: bool = False) -> Mode
         )
     )
     del graph.output[:]
-    shape = ["batch", len(bundle.classes)]
+    shape: list[str | int | None] = ["batch", len(bundle.classes)]
     graph.output.append(helper.make_tensor_value_info(PROBABILITIES, TensorProto.FLOAT, shape))
     # Wanted by those who cut the preprocessing off (see ship.onnx_model).
-    squares = ["batch", bundle.spec.image_px, bundle.spec.image_px, 3]
+    squares: list[str | int | None] = ["batch", bundle.spec.image_px, bundle.spec.image_px, 3]
     graph.value_info.append(helper.make_tensor_value_info(SQUARES, TensorProto.UINT8, squares))
     graph.value_info.append(helper.make_tensor_value_info(LOGITS, TensorProto.FLOAT, shape))
     graph.name, model.producer_name, model.producer_version = "heeler", "heeler", heeler.__version__

@@ -67,7 +67,8 @@ def hub_card(text: str, manifest: Any) -> str:
     if "error" in scores:
         results.append(
             EvalResult(
-                task_type="image-classification", dataset_type="photos", dataset_name=f"{scores['n']:,} held-out photos",
+                task_type="image-classification", dataset_type="photos",
+                dataset_name=f"{scores['n']:,} held-out photos",
                 metric_type="accuracy", metric_name="accuracy", metric_value=round(1 - scores["error"], 6),
             )
         )  # fmt: skip
