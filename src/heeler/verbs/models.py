@@ -65,7 +65,7 @@ def export(
     json: options.Json = False,
     debug: options.Debug = False,
 ) -> int:
-    """Write a model for use without heeler, and prove that it says the same.
+    """Write a model for use elsewhere, and prove it.
 
     ONNX has everything inside, from photos of any size to calibrated probabilities. Each export
     is compared with the model on photos that it did not learn from, and is not written where it
