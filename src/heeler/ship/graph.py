@@ -1,11 +1,9 @@
-"""The preprocessing as an ONNX graph: photos of any size -> the squares that ``data.square`` makes.
+"""The preprocessing as an ONNX graph: photos of any size -> the squares that ``data.square`` makes, bit for bit.
 
 ONNX's own ``Resize`` rounds otherwise than torch does, and a level of 255 here and there moves a probability by more
 than an export may. So the graph computes with integers as torch and Pillow do: filter weights in float64, rounded to
 as many bits as they round to; products summed exactly by ``MatMulInteger``, a digit of the weights at a time; across
-first, rounded to 8 bits, then down. What torch resizes comes out equal, bit for bit. Of a crop's strips, longer than
-four times their width, which Pillow resizes, about one value in a hundred is off by one level. Sources:
-``UpSampleKernel.cpp`` of torch, ``Resample.c`` of Pillow.
+first, rounded to 8 bits, then down. Sources: ``UpSampleKernel.cpp`` of torch, ``Resample.c`` of Pillow.
 """
 
 from __future__ import annotations
@@ -53,7 +51,7 @@ class _Graph:
         """The value as ``float64``, ``int64``, ``int32`` or ``uint8``, cut where it has no room for a fraction."""
         from onnx import TensorProto
 
-        kinds = {"float64": TensorProto.DOUBLE, "int64": TensorProto.INT64,
+        kinds = {"float64": TensorProto.DOUBLE, "float32": TensorProto.FLOAT, "int64": TensorProto.INT64,
                  "int32": TensorProto.INT32, "uint8": TensorProto.UINT8}  # fmt: skip
         return self("Cast", value, to=kinds[kind])
 
@@ -166,7 +164,10 @@ def _cropped_axis(g: _Graph, size: str, short: str, long: str, strip: str, spec:
     wide = g("Mul", g("Identity", np.float64(side)), step)
     box = g("Sub", start, cut)
     end = g("Min", g("Add", box, wide), g("Sub", g.cast(size, "float64"), cut))
-    box_step = g("Div", g("Sub", end, box), np.float64(side))
+    # Pillow keeps a box in 32 bits, and subtracts in them.
+    box, end = (g.cast(each, "float32") for each in (box, end))
+    box_step = g("Div", g.cast(g("Sub", end, box), "float64"), np.float64(side))
+    box = g.cast(box, "float64")
     return _Axis(
         size,
         g("Where", strip, side, n),
