@@ -168,6 +168,8 @@ def test_train_alone_sees_all_rooms() -> None:
     assert seen.pop("heeler.deep") == {"data", "learn"}
     # What is wrong with photos: their copies are the data's to tell, the rest is a judgement.
     assert seen.pop("heeler.flaws") == {"data", "judge"}
+    # An export is proved: what it costs is a judgement.
+    assert seen.pop("heeler.exporting") == {"judge", "ship"}
     assert {module: rooms for module, rooms in seen.items() if len(rooms) > 1} == {}
 
 

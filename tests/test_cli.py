@@ -16,7 +16,7 @@ from heeler import cli, doctor
 from heeler.errors import BundleError
 from heeler.options import parse_colour
 
-VERBS = ("train", "plan", "predict", "check", "fix", "preview", "get", "demo", "doctor")
+VERBS = ("train", "plan", "predict", "export", "check", "fix", "preview", "get", "demo", "doctor")
 DATA_OPTIONS = {"--labels", "--nested", "--test", "--valid", "--seed", "--group-by", "--alpha"}
 TRAIN_OPTIONS = DATA_OPTIONS | {
     "--out", "--backbone", "--weights", "--image-px", "--fit", "--epochs", "--frozen-epochs", "--batch-size", "--lr",
@@ -24,7 +24,8 @@ TRAIN_OPTIONS = DATA_OPTIONS | {
 }  # fmt: skip
 OPTIONS = {
     "train": TRAIN_OPTIONS,
-    "predict": {"--out", "--top", "--sort-into"},
+    "predict": {"--out", "--top", "--sort-into", "--engine"},
+    "export": {"--to", "--int8", "--max-loss", "--photos", "--out", "--quiet"},
     "plan": DATA_OPTIONS - {"--test", "--valid", "--seed", "--alpha"}
     | {"--minutes", "--backbone", "--weights", "--image-px", "--fit"},
     "check": DATA_OPTIONS | {"--deep", "--out"},

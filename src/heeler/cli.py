@@ -16,7 +16,7 @@ from heeler.errors import UsageError
 from heeler.exits import explain, give_up_stdout, prepare_process, tell_error
 from heeler.verbs.learning import demo, plan, train
 from heeler.verbs.machine import doctor
-from heeler.verbs.models import predict, serve
+from heeler.verbs.models import export, predict, serve
 from heeler.verbs.photos import check, fix, preview
 from heeler.verbs.sets import get
 
@@ -32,7 +32,7 @@ def build_app() -> typer.Typer:
         context_settings={"help_option_names": ["--help", "-h"], "max_content_width": 110},
     )
     app.callback(invoke_without_command=True, epilog=ENDING)(_begin)
-    for verb in (train, plan, predict, serve, check, fix, preview, get, demo, doctor):
+    for verb in (train, plan, predict, export, serve, check, fix, preview, get, demo, doctor):
         app.command()(verb)
     return app
 

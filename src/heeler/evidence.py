@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +14,23 @@ import numpy as np
 from heeler.clock import Clock
 from heeler.data.decode import decode
 from heeler.data.pixels import kept_squares
-from heeler.errors import DataError, UnreadableError, UsageError
+from heeler.errors import DataError, HeelerError, UnreadableError, UsageError
 from heeler.files import read_regular
 from heeler.photos import list_files
 from heeler.plans import Setting
 from heeler.records import ByteArray, FloatArray, IntArray, Preprocessing, RunResult, ignore_events
 from heeler.runs import asked_of
 
-__all__ = ["Judged", "read_history", "read_judged", "read_manifest", "setting_of", "spec_of", "squares_of"]
+__all__ = [
+    "Judged",
+    "files_of_run",
+    "read_history",
+    "read_judged",
+    "read_manifest",
+    "setting_of",
+    "spec_of",
+    "squares_of",
+]
 
 
 @dataclass(frozen=True)
@@ -123,6 +132,18 @@ def squares_of(run: Path, paths: Sequence[str]) -> ByteArray:
     hashes = {row["path"]: row["sha256"] for row in _rows(run / "catalogue.csv")}
     kept = kept_squares([hashes[path] for path in paths], spec)
     return _decoded(run, paths, spec) if kept is None else kept
+
+
+def files_of_run(run: Path) -> list[tuple[str, Path, str]]:
+    """(part, file, class) of each photo that a run used and whose file is still there; none where it does not tell."""
+    try:
+        rows = {row["path"]: row for row in _rows(run / "catalogue.csv") if row["status"] == "ok"}
+        source, options = asked_of(run)
+        listed = list_files(source, replace(options, fixes=None), Clock(ignore_events)).photos
+    except (HeelerError, OSError, KeyError):
+        return []
+    known = [(rows[photo.path], photo.file) for photo in listed if photo.path in rows]
+    return [(row["split"], file, row["class"]) for row, file in known if file.is_file()]
 
 
 def _decoded(run: Path, paths: Sequence[str], spec: Preprocessing) -> ByteArray:

@@ -174,6 +174,25 @@ Top = Annotated[int, typer.Option(metavar="N", callback=between(1, 1000), help="
 SortInto = Annotated[
     Path | None, typer.Option(metavar="FOLDER", help="Copy each photo into a folder of its class; overwrites nothing.")
 ]
+Computed = Annotated[
+    Literal["auto", "onnx"],
+    typer.Option("--engine", help="What computes: the fastest here, or the file that heeler export wrote."),
+]
+ExportForm = Annotated[
+    Literal["onnx", "openvino", "hub-folder"], typer.Option("--to", help="Form to write the model in.")
+]
+Int8 = Annotated[bool, typer.Option("--int8", help="Write it in 8-bit integers: smaller, faster, a little less exact.")]
+MaxLoss = Annotated[
+    float,
+    typer.Option(metavar="POINTS", callback=between(0, 100), help="Accuracy that --int8 may cost: 0 to 100 points."),
+]
+ProofPhotos = Annotated[
+    Path | None,
+    typer.Option("--photos", metavar="FOLDER", help="Photos to prove it on. [default: the run's held-out ones]"),
+]
+ExportOut = Annotated[
+    Path | None, typer.Option("--out", metavar="FILE", help="File or folder to write. [default: beside MODEL]")
+]
 
 Reviewed = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run, or a fixes.csv.")]
 PhotosNow = Annotated[

@@ -34,7 +34,7 @@ from heeler.data.square import MAX_ASPECT, fit_square, fit_stored, upright
 from heeler.errors import UnreadableError
 from heeler.records import ByteArray, Preprocessing
 
-__all__ = ["MAX_PIXELS", "Decoded", "Opened", "decode", "fit_square", "open_image", "to_rgb"]
+__all__ = ["MAX_ASPECT", "MAX_PIXELS", "Decoded", "Opened", "decode", "fit_square", "open_image", "to_rgb"]
 
 MAX_PIXELS = 100_000_000
 """Most pixels that a header may claim; decoded, that is 0.3 GB of RGB."""

@@ -160,8 +160,8 @@ def torch_engine(net: nn.Module, device: str, precision: Precision) -> Engine:
     return Engine("torch", precision, forward)
 
 
-def onnxruntime_engine(path: Path) -> Engine:
-    """An exported network in ONNX Runtime on the CPU, fp32."""
+def onnxruntime_engine(file: Path | bytes) -> Engine:
+    """An exported network, a file or its content, in ONNX Runtime on the CPU; fp32, or as it was quantised."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -170,10 +170,12 @@ def onnxruntime_engine(path: Path) -> Engine:
     # With a free batch, TensorFlow-style padding is computed anew in each pass and stays apart from the convolutions:
     # 124 photos/s of Lite0 where a fixed batch gives 190.
     options.add_free_dimension_override_by_name("batch", PIECE)
-    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    model = file if isinstance(file, bytes) else str(file)
+    session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    name = session.get_inputs()[0].name
 
     def forward(piece: ByteArray) -> FloatArray:
-        out: FloatArray = session.run(None, {"pixels": piece})[0]
+        out: FloatArray = session.run(None, {name: piece})[0]
         return out
 
     return Engine("onnxruntime", "fp32", _in_pieces(forward))

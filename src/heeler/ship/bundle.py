@@ -44,6 +44,8 @@ MANIFEST = "heeler.json"
 FILES = ("README.md", "classes.csv", "config.json", "model.safetensors")
 MAX_MANIFEST_BYTES = 64 << 20
 OWN_HASH = "sha256_of_this"
+# Name, in the manifest, of what was exported and how near each file is to the model.
+EXPORTS = "exports"
 # A manifest can be made up, hash and all; beyond these, preparing a single photo would fill the memory.
 MAX_IMAGE_PX = 8192
 MIN_CROP_PCT = 0.1
@@ -173,7 +175,7 @@ def open_bundle(path: Path) -> Bundle:
     _check_files(path, manifest)
     try:
         classes = _classes(manifest["classes"])
-        spec = _spec(manifest["preprocessing"])
+        spec = spec_from_json(manifest["preprocessing"])
         temperature = float(manifest["temperature"])
         if not 0 < temperature < math.inf:
             raise BundleError(f"a temperature of {temperature} makes no sense")
@@ -184,6 +186,39 @@ def open_bundle(path: Path) -> Bundle:
         # timm, torch and safetensors raise whatever fits when a file holds what heeler would not have written.
         raise BundleError(f"{path} is not a model: {type(error).__name__}: {error}", hint=AGAIN) from error
     return Bundle(path, model, classes, spec, temperature, manifest)
+
+
+def record_export(path: Path, name: str, facts: Mapping[str, Any]) -> None:
+    """Keep in a bundle's manifest what was exported of it, in place of what was said of an earlier such export.
+
+    Args:
+        path: the bundle's folder.
+        name: of the kind of file, such as ``onnx``.
+        facts: JSON-able.
+
+    Raises:
+        BundleError: the manifest is not as it was written.
+        ResourceError: the disk is full or the folder cannot be written; the manifest is as it was.
+    """
+    manifest = _read_manifest(path)
+    manifest[EXPORTS] = {**manifest.get(EXPORTS, {}), name: dict(facts)}
+    write_json(path / MANIFEST, {**manifest, OWN_HASH: _own_hash(manifest)})
+
+
+def copy_bundle(bundle: Bundle, folder: Path, card: str) -> None:
+    """Write the files of a bundle into an empty folder, with another model card.
+
+    Raises:
+        ResourceError: the disk is full or the place cannot be written.
+    """
+    with disk_errors(folder):
+        for name in FILES:
+            write_bytes(folder / name, (bundle.path / name).read_bytes())
+        write_text(folder / "README.md", card)
+        hashes = {name: sha256_file(folder / name) for name in FILES}
+        # Files that lie beside this folder do not go with the copy.
+        manifest = {name: value for name, value in bundle.manifest.items() if name != EXPORTS} | {"files": hashes}
+        write_json(folder / MANIFEST, {**manifest, OWN_HASH: _own_hash(manifest)})
 
 
 def _read_manifest(path: Path) -> dict[str, Any]:
@@ -260,7 +295,13 @@ def _classes(value: Any) -> tuple[str, ...]:
     return names
 
 
-def _spec(value: Mapping[str, Any]) -> Preprocessing:
+def spec_from_json(value: Mapping[str, Any]) -> Preprocessing:
+    """The preprocessing that a model names.
+
+    Raises:
+        BundleError: it makes no sense.
+        TypeError: it has other fields.
+    """
     fields: dict[str, Any] = {name: tuple(item) if isinstance(item, list) else item for name, item in value.items()}
     spec = Preprocessing(**fields)
     sane = (

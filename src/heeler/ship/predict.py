@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain, islice
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from PIL import Image
@@ -41,6 +42,7 @@ class Classifier:
 
     Args:
         bundle: the model.
+        engine: what computes its logits; the fastest of this machine where None.
 
     Example:
         >>> import heeler
@@ -52,6 +54,7 @@ class Classifier:
     """
 
     bundle: Bundle
+    engine: Engine | None = None
 
     def __repr__(self) -> str:
         return f"Classifier({str(self.bundle.path)!r}: {len(self.classes):,} classes, {self.bundle.spec.image_px} px)"
@@ -95,7 +98,7 @@ class Classifier:
             raise UsageError(f"{top} classes cannot be named for a photo", hint="choose a top of 1 or more")
         waiting = iter(photos)
         first = list(islice(waiting, FEW + 1))
-        engine: Engine | None = None
+        engine = self.engine
         at_once = AtOnce(BATCH)
         done = 0
         with ThreadPoolExecutor(n_cores()) as pool:
@@ -177,13 +180,30 @@ def load(path: str | Path) -> Classifier:
 
 
 def predict_paths(
-    model: Path, paths: Iterable[str], *, top: int = 3, on_event: OnEvent = ignore_events
+    model: Path,
+    paths: Iterable[str],
+    *,
+    top: int = 3,
+    engine: Literal["auto", "onnx"] = "auto",
+    on_event: OnEvent = ignore_events,
 ) -> Iterator[Prediction]:
     """Rows for paths, in order, as ``Classifier.stream`` makes them; ``on_event`` is told of progress.
 
+    Args:
+        model: a bundle's folder.
+        paths: photos.
+        top: classes named for each.
+        engine: ``auto`` is the fastest of this machine, ``onnx`` the file that ``heeler export`` has written.
+        on_event: told of stages and progress.
+
     Raises:
         BundleError: the model is damaged or not a bundle; at once, before the first row is asked for.
+        UsageError: ``onnx`` is asked for and nothing was exported.
     """
     classifier = load(model)
+    if engine == "onnx":
+        from heeler.ship.onnx_model import exported_engine
+
+        classifier = replace(classifier, engine=exported_engine(classifier.bundle))
     on_event(Stage("classify", len(paths) if isinstance(paths, Sequence) else 0))
     return classifier.stream(paths, top=top, on_event=on_event)

@@ -1,4 +1,4 @@
-"""Verbs that use a model: predict and serve."""
+"""Verbs that use a model: predict, export, serve."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ def predict(
     out: options.Table = None,
     top: options.Top = 3,
     sort_into: options.SortInto = None,
+    engine: options.Computed = "auto",
     json: options.Json = False,
     debug: options.Debug = False,
 ) -> int:
@@ -44,7 +45,7 @@ def predict(
             f"no files were found in {', '.join(paths)}", hint="name a photo, or a folder with photos in it"
         )
     target = None if out in (None, "-") else Path(out or "-")
-    counts, answer = classify(model, files, top, target, sort_into, json)
+    counts, answer = classify(model, files, top, target, sort_into, json, engine)
     if json:
         print_json(answer)
     written = f", written to {target}" if target else ""
@@ -99,3 +100,41 @@ def serve(
     with stop_requests() as stop:
         serve_model(model, access, on_start, stop, host=host, port=port, tell=tell)
     return 0  # both signals are how it is meant to end
+
+
+def export(
+    model: options.Model,
+    to: options.ExportForm = "onnx",
+    int8: options.Int8 = False,
+    max_loss: options.MaxLoss = 1.0,
+    photos: options.ProofPhotos = None,
+    out: options.ExportOut = None,
+    quiet: options.Quiet = False,
+    json: options.Json = False,
+    debug: options.Debug = False,
+) -> int:
+    """Write a model for use elsewhere, and prove it.
+
+    ONNX has everything inside, from photos of any size to calibrated probabilities. Each export
+    is compared with the model on photos that it did not learn from, and is not written where it
+    says something else.
+
+    \b
+    Examples:
+      heeler export runs/photos-1/model --to onnx
+      heeler export runs/photos-1/model --int8 --max-loss 0.5
+      heeler export runs/photos-1/model --to hub-folder --out to-upload
+    """
+    options.need(model, "a model folder")
+    if photos is not None:
+        options.need(photos, "a folder of photos")
+    from heeler.exporting import export as export_model
+    from heeler.terminal import listener, printable
+
+    with listener(quiet=quiet) as on_event:
+        result = export_model(model, to, int8=int8, max_loss=max_loss, photos=photos, out=out, on_event=on_event)
+    if json:
+        print_json(result.to_json())
+    else:
+        print("\n".join(printable(line) for line in result.told.splitlines()))
+    return 0
