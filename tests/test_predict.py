@@ -37,7 +37,7 @@ def model(trained_run: TrainedRun) -> heeler.Classifier:
 @pytest.fixture(scope="module")
 def soft(model: heeler.Classifier) -> heeler.Classifier:
     """The model at a temperature at which it is sure of nothing, so that every difference shows."""
-    return heeler.Classifier(replace(model.bundle, temperature=10 * model.bundle.temperature))
+    return heeler.Classifier(replace(model.bundle, temperature=10 * model.bundle.temperature, threshold=0.0))
 
 
 def shares(row: Prediction) -> dict[str, float]:

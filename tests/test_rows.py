@@ -88,7 +88,7 @@ def test_the_table_has_one_row_per_prediction_and_the_counts(tmp_path: Path) -> 
         _row("c.jpg", ("dog", 1.0)),
     ]
     table = tmp_path / "new" / "predictions.csv"
-    assert write_predictions(table, iter(rows), 2) == {"ok": 2, "unreadable": 1}
+    assert write_predictions(table, iter(rows), 2) == {"ok": 2, "unsure": 0, "unreadable": 1}
     with table.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
         assert list(csv.reader(file)) == [
             ["path", "status", "reason", "label", "probability", "label_2", "probability_2"],
@@ -106,7 +106,7 @@ def test_rows_reach_a_stream_as_they_come() -> None:
             seen.append(stream.getvalue().count("\n"))
             yield _row(name, ("cat", 1.0))
 
-    assert write_predictions(stream, rows(), 1) == {"ok": 2, "unreadable": 0}
+    assert write_predictions(stream, rows(), 1) == {"ok": 2, "unsure": 0, "unreadable": 0}
     assert seen == [1, 2]
     assert stream.getvalue().splitlines()[0] == "path,status,reason,label,probability"
 

@@ -174,6 +174,14 @@ Top = Annotated[int, typer.Option(metavar="N", callback=between(1, 1000), help="
 SortInto = Annotated[
     Path | None, typer.Option(metavar="FOLDER", help="Copy each photo into a folder of its class; overwrites nothing.")
 ]
+UnsureBelow = Annotated[
+    float | None,
+    typer.Option(
+        metavar="P",
+        callback=between(*LIMITS["unsure_below"]),
+        help="Probability below which a photo is unsure; 0 answers always. [default: the model's]",
+    ),
+]
 
 Reviewed = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run, or a fixes.csv.")]
 PhotosNow = Annotated[

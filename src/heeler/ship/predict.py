@@ -25,6 +25,7 @@ from heeler.records import (
     Prediction,
     Progress,
     Stage,
+    Status,
     ignore_events,
 )
 from heeler.ship.bundle import Bundle, open_bundle
@@ -61,18 +62,22 @@ class Classifier:
         """Class names in the order of the probabilities."""
         return self.bundle.classes
 
-    def predict(self, photos: Source | Iterable[Source], *, top: int = 3) -> list[Prediction]:
+    def predict(
+        self, photos: Source | Iterable[Source], *, top: int = 3, unsure_below: float | None = None
+    ) -> list[Prediction]:
         """Classify photos.
 
         Args:
             photos: paths, bytes of image files, PIL images, or arrays (H, W, 3) or (H, W) uint8; one or many.
             top: how many classes each row names.
+            unsure_below: probability in [0, 1] below which a photo's status is ``unsure``; 0 answers always. The
+                model's own where None: from there on it was right in 95 % of the photos that it was tuned by.
 
         Returns:
             One row for each photo, in order; what cannot be read has status ``unreadable`` and the reason.
 
         Raises:
-            UsageError: an input is of another kind, or an array of another shape or dtype.
+            UsageError: an input is of another kind, or an array of another shape or dtype; or a number makes no sense.
 
         Example:
             >>> import heeler
@@ -85,14 +90,20 @@ class Classifier:
             photos = [photos]
         elif not isinstance(photos, Iterable):
             raise UsageError(f"a {type(photos).__name__} is no photo", hint=KINDS)
-        return list(self.stream(photos, top=top))
+        return list(self.stream(photos, top=top, unsure_below=unsure_below))
 
     def stream(
-        self, photos: Iterable[Source], *, top: int = 3, on_event: OnEvent = ignore_events
+        self,
+        photos: Iterable[Source],
+        *,
+        top: int = 3,
+        unsure_below: float | None = None,
+        on_event: OnEvent = ignore_events,
     ) -> Iterator[Prediction]:
         """``predict`` for any number of photos: rows come as they are made, and memory does not grow."""
         if top < 1:
             raise UsageError(f"{top} classes cannot be named for a photo", hint="choose a top of 1 or more")
+        threshold = self.threshold(unsure_below)
         waiting = iter(photos)
         first = list(islice(waiting, FEW + 1))
         engine: Engine | None = None
@@ -115,7 +126,7 @@ class Classifier:
                 for source, (square, reason) in zip(batch, read, strict=True):
                     path = str(source) if isinstance(source, str | Path) else ""
                     row = next(rows) if square is not None else None
-                    yield self._row(path, row, reason, top)
+                    yield self._row(path, row, reason, top, threshold)
                 done += len(batch)
                 at_once.tell(on_event)
                 on_event(Progress(done))
@@ -126,11 +137,26 @@ class Classifier:
         result: FloatArray = scaled / scaled.sum(axis=1, keepdims=True)
         return result
 
-    def _row(self, path: str, probabilities: FloatArray | None, reason: str, top: int) -> Prediction:
+    def threshold(self, unsure_below: float | None = None) -> float:
+        """Top probability, in [0, 1], below which a photo is ``unsure``: the one given, or the model's own.
+
+        Raises:
+            UsageError: it is no probability.
+        """
+        if unsure_below is None:
+            return self.bundle.threshold
+        if isinstance(unsure_below, bool | str) or not 0 <= unsure_below <= 1:
+            raise UsageError(
+                f"unsure_below={unsure_below!r} is no probability", hint="give a number from 0 (always answer) to 1"
+            )
+        return float(unsure_below)
+
+    def _row(self, path: str, probabilities: FloatArray | None, reason: str, top: int, threshold: float) -> Prediction:
         if probabilities is None:
             return Prediction(path, "unreadable", reason)
         best = np.argsort(-probabilities, kind="stable")[:top]
-        return Prediction(path, "ok", ranked=tuple((self.classes[k], float(probabilities[k])) for k in best))
+        status: Status = "ok" if probabilities[best[0]] >= threshold else "unsure"
+        return Prediction(path, status, ranked=tuple((self.classes[k], float(probabilities[k])) for k in best))
 
     def _read(self, source: Source) -> tuple[ByteArray | None, str]:
         try:
@@ -177,13 +203,13 @@ def load(path: str | Path) -> Classifier:
 
 
 def predict_paths(
-    model: Path, paths: Iterable[str], *, top: int = 3, on_event: OnEvent = ignore_events
+    classifier: Classifier,
+    paths: Iterable[str],
+    *,
+    top: int = 3,
+    unsure_below: float | None = None,
+    on_event: OnEvent = ignore_events,
 ) -> Iterator[Prediction]:
-    """Rows for paths, in order, as ``Classifier.stream`` makes them; ``on_event`` is told of progress.
-
-    Raises:
-        BundleError: the model is damaged or not a bundle; at once, before the first row is asked for.
-    """
-    classifier = load(model)
+    """Rows for paths, in order, as ``Classifier.stream`` makes them; ``on_event`` is told of progress."""
     on_event(Stage("classify", len(paths) if isinstance(paths, Sequence) else 0))
-    return classifier.stream(paths, top=top, on_event=on_event)
+    return classifier.stream(paths, top=top, unsure_below=unsure_below, on_event=on_event)

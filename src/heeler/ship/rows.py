@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from heeler.errors import ResourceError, UsageError
-from heeler.files import disk_errors, safe_name, write_csv
-from heeler.records import Prediction
+from heeler.files import disk_errors, name_mark, safe_name, write_csv
+from heeler.records import STATUSES, Prediction
 
+# Where photos of no sure answer go; no class is given a folder of this name, however it is spelt.
+UNSURE_FOLDER = "_unsure"
 JUNK_NAMES = frozenset({"thumbs.db", "desktop.ini", "__macosx"})
 
 
@@ -57,14 +59,14 @@ def write_predictions(target: Path | TextIO, rows: Iterable[Prediction], top: in
     Raises:
         ResourceError: the disk is full or the place cannot be written; an earlier file is untouched.
     """
-    counts = {"ok": 0, "unreadable": 0}
+    counts: dict[str, int] = dict.fromkeys(STATUSES, 0)
     header = ["path", "status", "reason", "label", "probability"]
     for rank in range(2, top + 1):
         header += [f"label_{rank}", f"probability_{rank}"]
 
     def cells() -> Iterator[list[str]]:
         for row in rows:
-            counts[row.status] = counts.get(row.status, 0) + 1
+            counts[row.status] += 1
             ranked = [text for label, share in row.ranked[:top] for text in (label, f"{share:.6f}")]
             line = [row.path, row.status, row.reason, *ranked]
             yield line + [""] * (len(header) - len(line))
@@ -89,7 +91,8 @@ def sort_into(folder: Path, rows: Iterable[Prediction]) -> int:
     """Copy each photo into a folder of its predicted class; nothing that is there is overwritten.
 
     A class ``dogs/beagle`` becomes the folder ``dogs`` with ``beagle`` in it. A photo whose name is taken gets
-    `` (2)``, `` (3)`` and so on before its ending. Unreadable files are not copied.
+    `` (2)``, `` (3)`` and so on before its ending. Photos of no sure answer go into ``_unsure``, a
+    name that no class gets. Unreadable files are not copied.
 
     Args:
         folder: where the class folders are made.
@@ -106,8 +109,8 @@ def sort_into(folder: Path, rows: Iterable[Prediction]) -> int:
         raise UsageError(f"{folder} is a file, not a folder", hint="give --sort-into a folder, or a name that is free")
     n_copied = 0
     for row in rows:
-        if row.status == "ok" and row.ranked:
-            home = folder.joinpath(*class_folder(row.ranked[0][0]))
+        if row.ranked:
+            home = folder.joinpath(*(class_folder(row.label) if row.status == "ok" else (UNSURE_FOLDER,)))
             try:
                 with disk_errors(home):
                     home.mkdir(parents=True, exist_ok=True)
@@ -123,7 +126,11 @@ def sort_into(folder: Path, rows: Iterable[Prediction]) -> int:
 
 def class_folder(label: str) -> tuple[str, ...]:
     """Folder names, outermost first, that are safe on every system and different for different classes."""
-    return tuple(safe_name(part) for part in label.split("/"))
+    outer, *inner = (safe_name(part) for part in label.split("/"))
+    # Some systems take names that differ by case alone for the same.
+    if outer.casefold() == UNSURE_FOLDER:
+        outer = f"{outer}-{name_mark(outer)}"
+    return (outer, *inner)
 
 
 def _copy_new(source: Path, home: Path) -> Path:

@@ -16,6 +16,7 @@ def predict(
     paths: options.Paths,
     out: options.Table = None,
     top: options.Top = 3,
+    unsure_below: options.UnsureBelow = None,
     sort_into: options.SortInto = None,
     json: options.Json = False,
     debug: options.Debug = False,
@@ -44,10 +45,12 @@ def predict(
             f"no files were found in {', '.join(paths)}", hint="name a photo, or a folder with photos in it"
         )
     target = None if out in (None, "-") else Path(out or "-")
-    counts, answer = classify(model, files, top, target, sort_into, json)
+    counts, answer = classify(model, files, top=top, unsure_below=unsure_below, out=target, folder=sort_into, json=json)
     if json:
         print_json(answer)
     written = f", written to {target}" if target else ""
     copied = f", {answer['n_copied']:,} copied into {sort_into}" if sort_into else ""
-    print(f"{counts['ok']:,} classified, {counts['unreadable']:,} unreadable{written}{copied}", file=sys.stderr)
-    return 0 if counts["ok"] else DataError.exit_code
+    unsure = f"{counts['unsure']:,} unsure (below {answer['unsure_below']:.3f}), " if counts["unsure"] else ""
+    told = f"{counts['ok']:,} classified, {unsure}{counts['unreadable']:,} unreadable{written}{copied}"
+    print(told, file=sys.stderr)
+    return 0 if counts["ok"] or counts["unsure"] else DataError.exit_code
