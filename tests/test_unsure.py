@@ -118,5 +118,5 @@ def test_no_class_gets_the_folder_of_the_unsure(label: str, tmp_path: Path) -> N
         Prediction(str(photo), "ok", ranked=((label, 0.9),)),
         Prediction(str(photo), "unsure", ranked=((label, 0.3),)),
     ]
-    assert sort_into(tmp_path / "out", rows) == 2
+    assert list(sort_into(tmp_path / "out", rows)) == rows
     assert sorted(path.name.casefold() == UNSURE_FOLDER for path in (tmp_path / "out").iterdir()) == [False, True]

@@ -174,6 +174,18 @@ Top = Annotated[int, typer.Option(metavar="N", callback=between(1, 1000), help="
 SortInto = Annotated[
     Path | None, typer.Option(metavar="FOLDER", help="Copy each photo into a folder of its class; overwrites nothing.")
 ]
+ResumeTable = Annotated[bool, typer.Option("--resume", help="Go on with the --out table that a kill cut short.")]
+ChosenEngine = Annotated[
+    Literal["auto", "ray"],
+    typer.Option("--engine", help="Who computes: the fastest engine of this machine, or a Ray cluster."),
+]
+Shards = Annotated[
+    Literal["parquet", "csv"], typer.Option("--shards", help="With --engine ray: files that --out gets.")
+]
+ImageColumn = Annotated[
+    str,
+    typer.Option("--image-column", metavar="NAME", help="With --engine ray: column of Parquet files with the photos."),
+]
 UnsureBelow = Annotated[
     float | None,
     typer.Option(

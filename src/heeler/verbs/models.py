@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import io
 import sys
+from itertools import chain, islice
 from pathlib import Path
+from typing import Any, Literal
 
 from heeler import options
 from heeler.errors import UsageError
 from heeler.exits import print_json
+
+# Names that are counted before the first photo is read, so that the display can tell how long it will take.
+MOST_COUNTED = 20_000
 
 
 def predict(
@@ -18,6 +23,10 @@ def predict(
     top: options.Top = 3,
     unsure_below: options.UnsureBelow = None,
     sort_into: options.SortInto = None,
+    resume: options.ResumeTable = False,
+    engine: options.ChosenEngine = "auto",
+    shards: options.Shards = "parquet",
+    image_column: options.ImageColumn = "image",
     json: options.Json = False,
     debug: options.Debug = False,
 ) -> int:
@@ -28,24 +37,45 @@ def predict(
       heeler predict runs/photos-1/model new-photos/ --out predictions.csv
       heeler predict runs/photos-1/model photo.jpg --json
       find scans -name '*.jpg' | heeler predict runs/photos-1/model - --sort-into sorted/
+      heeler predict runs/photos-1/model archive/ --out predictions.csv --resume
+      heeler predict runs/photos-1/model s3://bucket/shards/ --engine ray --out s3://bucket/answers/
     """
     options.need(model, "a model folder")
     if json and out == "-":
         raise UsageError("--json and --out - both want standard output", hint="name a file: --out predictions.csv")
-    from heeler.classify import classify
+    if engine == "ray":
+        if resume or sort_into:
+            given = "--resume" if resume else "--sort-into"
+            raise UsageError(f"{given} does not go with --engine ray", hint="leave one of the two out")
+        return _on_cluster(model, paths, out, top, unsure_below, shards, image_column, json)
+    target = None if out in (None, "-") else Path(out or "-")
+    if resume and target is None:
+        raise UsageError("--resume goes on with a table, and there is none", hint="name it: --out predictions.csv")
+    from heeler.classify import Wanted, classify
     from heeler.errors import DataError
-    from heeler.ship.rows import expand_paths
+    from heeler.ship.names import stream_names
 
     # A name may end in a carriage return, which Python would otherwise take for the end of a line.
     if isinstance(sys.stdin, io.TextIOWrapper):
         sys.stdin.reconfigure(newline="\n")
-    files = expand_paths(paths, sys.stdin)
-    if not files:
+    names = stream_names(paths, sys.stdin, skip=sort_into)
+    # Counted ahead only as far as it costs nothing, and never where a list is still being written.
+    first = list(islice(names, 1 if "-" in paths else MOST_COUNTED))
+    if not first:
         raise DataError(
             f"no files were found in {', '.join(paths)}", hint="name a photo, or a folder with photos in it"
         )
-    target = None if out in (None, "-") else Path(out or "-")
-    counts, answer = classify(model, files, top=top, unsure_below=unsure_below, out=target, folder=sort_into, json=json)
+    wanted = Wanted(top, unsure_below, target, resume, sort_into, json)
+    n_names = len(first) if len(first) < MOST_COUNTED and "-" not in paths else 0
+    counts, answer = classify(model, chain(first, names), wanted, n_names)
+    return _ended(counts, answer, target, sort_into, json)
+
+
+def _ended(
+    counts: dict[str, int], answer: dict[str, Any], target: str | Path | None, sort_into: Path | None, json: bool
+) -> int:
+    from heeler.errors import DataError
+
     if json:
         print_json(answer)
     written = f", written to {target}" if target else ""
@@ -54,3 +84,23 @@ def predict(
     told = f"{counts['ok']:,} classified, {unsure}{counts['unreadable']:,} unreadable{written}{copied}"
     print(told, file=sys.stderr)
     return 0 if counts["ok"] or counts["unsure"] else DataError.exit_code
+
+
+def _on_cluster(
+    model: Path,
+    inputs: list[str],
+    out: str | None,
+    top: int,
+    unsure_below: float | None,
+    shards: Literal["parquet", "csv"],
+    image_column: str,
+    json: bool,
+) -> int:
+    if out in (None, "-"):
+        raise UsageError("--engine ray writes shards, and there is no folder for them", hint="name it: --out answers/")
+    from heeler.classify import classify_on_ray
+    from heeler.ship.ray_predict import RayJob
+
+    job = RayJob(model, inputs, out or "", top, unsure_below, shards, image_column)
+    counts, answer = classify_on_ray(job)
+    return _ended(counts, answer, job.out, None, json)
