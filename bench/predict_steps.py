@@ -54,12 +54,16 @@ def stream(folder: Path, model: Path, n: int) -> dict[str, Any]:
 
     classifier = heeler.load(model)
     files = [str(file) for file in sorted(folder.rglob("*.jpg"))[:n]]
-    picked: list[str] = []
+    picked: list[Any] = []
     start = time.perf_counter()
     ticks = [time.perf_counter() for _ in classifier.stream(files, on_engine=picked.append)]
     rate = len(files) / (ticks[-1] - start)
     # Once the engine is chosen: from the first row on.
-    return {"rate": rate, "steady": (len(files) - 1) / (ticks[-1] - ticks[0]), "engine": picked[0]}
+    return {
+        "rate": rate,
+        "steady": (len(files) - 1) / (ticks[-1] - ticks[0]),
+        "engine": f"{picked[0].name} {picked[0].precision}",
+    }
 
 
 def fastai(folder: Path, model: Path, n: int) -> dict[str, Any]:

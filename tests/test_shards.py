@@ -101,7 +101,7 @@ def test_a_tar_that_is_cut_short_gives_what_it_has_and_says_so(tmp_path: Path) -
     (tmp_path / "no.tar").write_text("no tar")
     ((name, reason),) = met(tmp_path / "no.tar")
     assert name.endswith("no.tar") and "is no whole tar" in str(reason)
-    assert met(tmp_path / "gone.tar") == [(f"{tmp_path}/gone.tar", "does not exist")]
+    assert met(tmp_path / "gone.tar") == [(f"{tmp_path}/gone.tar", "cannot be opened: No such file or directory")]
 
 
 def test_a_file_in_a_tar_that_claims_too_much_is_not_read(tmp_path: Path) -> None:

@@ -67,7 +67,7 @@ def classify(
         on_event(Stage("classify", max(0, n_names - begun.n_rows)))
         rows = classifier.stream(
             begun.names, top=wanted.top, unsure_below=wanted.unsure_below, on_event=on_event,
-            engine=begun.engine, on_engine=begun.keep_engine,
+            engine=begun.engine, on_engine=lambda engine: begun.keep_engine(engine.name),
         )  # fmt: skip
         if wanted.folder is not None:
             rows = sort_into(wanted.folder, rows, start=begun.n_rows, n_copied=begun.n_copied)

@@ -50,7 +50,7 @@ class Deferred:
     read: Callable[[], bytes]
 
 
-def ignore_engine(_: str) -> None:
+def ignore_engine(_: Engine) -> None:
     """Whoever does not care which engine computes."""
 
 
@@ -117,8 +117,9 @@ class Classifier:
         top: int = 3,
         unsure_below: float | None = None,
         on_event: OnEvent = ignore_events,
-        engine: str = "",
-        on_engine: Callable[[str], None] = ignore_engine,
+        engine: Engine | str = "",
+        on_engine: Callable[[Engine], None] = ignore_engine,
+        few: int = FEW,
     ) -> Iterator[Prediction]:
         """``predict`` for any number of photos: rows come as they are made, and memory does not grow.
 
@@ -129,8 +130,9 @@ class Classifier:
             top: as for ``predict``.
             unsure_below: as for ``predict``.
             on_event: told of progress.
-            engine: name of the engine that has to compute; the fastest where empty.
-            on_engine: told of the engine's name before the first row that it computed.
+            engine: the one that computes, or its name; the fastest where empty.
+            on_engine: told of the engine before the first row that it computed.
+            few: up to so many photos, none is timed.
 
         Raises:
             UsageError: as for ``predict``, or the engine is not there.
@@ -139,8 +141,8 @@ class Classifier:
             raise UsageError(f"{top} classes cannot be named for a photo", hint="choose a top of 1 or more")
         threshold = self.threshold(unsure_below)
         waiting = iter(photos)
-        first = list(islice(waiting, FEW + 1))
-        chosen: Engine | None = None
+        first = list(islice(waiting, few + 1))
+        chosen = engine if isinstance(engine, Engine) else None
         at_once, done = AtOnce(BATCH), 0
         computed: deque[tuple[Batch, Future[FloatArray] | None]] = deque()
 
@@ -157,8 +159,9 @@ class Classifier:
             for batch in self._read_ahead(chain(first, waiting), pool):
                 squares = [square for _, square, _ in batch if square is not None]
                 if squares and chosen is None:
-                    chosen = self._engine(np.stack(squares), few=len(first) <= FEW, name=engine)
-                    on_engine(chosen.name)
+                    model, spec, is_few = self.bundle.model, self.bundle.spec, len(first) <= few
+                    chosen = logit_engine(model, spec, np.stack(squares), few=is_few, name=str(engine))
+                    on_engine(chosen)
                 logits = (
                     worker.submit(at_once.compute, chosen.forward, np.stack(squares)) if chosen and squares else None
                 )
@@ -187,9 +190,6 @@ class Classifier:
             elif not batch:
                 return
 
-    def _engine(self, squares: ByteArray, *, few: bool, name: str) -> Engine:
-        return logit_engine(self.bundle.model, self.bundle.spec, squares, few=few, name=name)
-
     def _probabilities(self, outputs: FloatArray) -> FloatArray:
         logits = outputs / self.bundle.temperature
         scaled = np.exp(logits - logits.max(axis=1, keepdims=True))
@@ -214,7 +214,7 @@ class Classifier:
         if probabilities is None:
             return Prediction(path, "unreadable", reason)
         best = np.argsort(-probabilities, kind="stable")[:top]
-        status: Status = "ok" if probabilities[best[0]] >= threshold else "unsure"
+        status: Status = "ok" if float(probabilities[best[0]]) >= threshold else "unsure"
         return Prediction(path, status, ranked=tuple((self.classes[k], float(probabilities[k])) for k in best))
 
     def _read(self, source: Source | Deferred) -> tuple[ByteArray | None, str]:

@@ -21,6 +21,7 @@ from typing import Any, Literal
 
 from heeler.errors import HeelerError, ResourceError, UsageError
 from heeler.files import canonical_json, write_bytes
+from heeler.learn.engines import Engine
 from heeler.records import STATUSES, OnEvent, Prediction, Progress, Stage
 from heeler.ship.bundle import FILES, MANIFEST
 from heeler.ship.predict import Classifier, Deferred, load
@@ -33,6 +34,7 @@ UNITS_AT_ONCE = 4096
 ROWS_OF_A_PIECE = 1024
 ROWS_OF_A_SHARD = 100_000
 SUMMARY = "_heeler.json"
+MOST_CAUSES = 10
 
 
 @dataclass(frozen=True)
@@ -62,17 +64,20 @@ class RayWorker:
     """One process of the cluster, with the model opened once; made by Ray.
 
     Args:
-        files: content of the bundle's files by name, since the process may see no disk of the driver's.
+        files: reference to the content of the bundle's files by name; the process may see no disk of the driver's.
         top: as for ``Classifier.predict``.
         unsure_below: as for ``Classifier.predict``.
     """
 
-    def __init__(self, files: Mapping[str, bytes], top: int, unsure_below: float) -> None:
+    def __init__(self, files: Any, top: int, unsure_below: float) -> None:
+        import ray
+
         with tempfile.TemporaryDirectory() as folder:
-            for name, content in files.items():
+            for name, content in ray.get(files).items():
                 (Path(folder) / name).write_bytes(content)
             self.classifier = load(folder)
         self.top, self.unsure_below = top, unsure_below
+        self.engine: Engine | str = ""
 
     def __call__(self, units: Mapping[str, Iterable[Any]]) -> Iterator[dict[str, list[Any]]]:
         """Rows of some units, in pieces: the unit's number, the piece's, whether it is the last, and its rows."""
@@ -95,7 +100,13 @@ class RayWorker:
                 names.append(name)
                 yield Deferred(fetch)
 
-        for row in self.classifier.stream(sources(), top=self.top, unsure_below=self.unsure_below):
+        def keep(engine: Engine) -> None:
+            self.engine = engine
+
+        # An engine is timed once for all units, however small the first one is.
+        for row in self.classifier.stream(
+            sources(), top=self.top, unsure_below=self.unsure_below, engine=self.engine, on_engine=keep, few=0
+        ):
             yield Prediction(names.popleft(), row.status, row.reason, row.ranked)
 
 
@@ -150,18 +161,21 @@ def _all_rows(job: RayJob, classifier: Classifier) -> Iterator[Prediction]:
     import ray
 
     files = {name: (job.model / name).read_bytes() for name in (*FILES, MANIFEST)}
-    options = {"files": files, "top": job.top, "unsure_below": classifier.threshold(job.unsure_below)}
+    options = {"files": ray.put(files), "top": job.top, "unsure_below": classifier.threshold(job.unsure_below)}
     units = list_units(job.inputs, job.column)
     with _ordered():
         while window := list(islice(units, UNITS_AT_ONCE)):
             items = [{"number": number, "unit": json.dumps(asdict(unit))} for number, unit in enumerate(window)]
             n_workers = max(1, min(len(window), int(ray.cluster_resources().get("CPU", 1))))
             found = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
-                RayWorker, fn_constructor_kwargs=options, batch_size=1, num_cpus=1, concurrency=(1, n_workers),
+                RayWorker, fn_constructor_kwargs=options, batch_size=1, num_cpus=1,
+                compute=ray.data.ActorPoolStrategy(size=n_workers),
             )  # fmt: skip
             try:
                 yield from checked_rows(found.iter_rows(), len(window))
-            except ray.exceptions.RayError as error:
+            except HeelerError:
+                raise
+            except Exception as error:  # Ray wraps what a process raises, each version in its own way
                 raise _explained(error) from error
 
 
@@ -193,10 +207,10 @@ def _lost(due: tuple[int, int], came: tuple[int, int]) -> ResourceError:
 def _explained(error: Exception) -> HeelerError:
     """Ray wraps an error of a process of its; ours has a message for people."""
     cause: BaseException | None = error
-    while cause is not None:
+    for _ in range(MOST_CAUSES):
         if isinstance(cause, HeelerError):
             return cause
-        cause = getattr(cause, "cause", None) or cause.__cause__
+        cause = getattr(cause, "cause", None) or getattr(cause, "__cause__", None)
     lines = str(error).strip().splitlines() or [type(error).__name__]
     return ResourceError(f"the cluster failed: {lines[-1]}", hint="see Ray's logs, and run it again into a new folder")
 

@@ -6,6 +6,7 @@ as JSON text, in which a file's name may hold any bytes.
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import tarfile
@@ -170,8 +171,8 @@ def _members(name: str) -> Iterator[tuple[str, Fetch]]:
                 content = shard.extractfile(member)
                 data = content.read() if content else b""
                 yield f"{name}/{member.name}", partial(_given, data)
-    except FileNotFoundError:
-        yield name, partial(_refuse, "does not exist")
+    except (FileNotFoundError, PermissionError) as error:
+        yield name, partial(_refuse, f"cannot be opened: {os.strerror(error.errno or errno.ENOENT)}")
     except (tarfile.TarError, EOFError, ZlibError) as error:
         yield name, partial(_refuse, f"is no whole tar: {error}")
 

@@ -21,7 +21,6 @@ from typing import IO, TextIO
 from heeler.errors import UsageError
 from heeler.files import disk_errors, fsync_folder, lock_file, write_json
 from heeler.records import STATUSES
-from heeler.ship.predict import ignore_engine
 from heeler.ship.rows import begin_rows, header_of
 
 AFRESH = "give the same model, options and photos in the same order, or leave --resume out to begin again"
@@ -50,6 +49,10 @@ class Job:
     n_copied: int = 0
 
 
+def _keep_nothing(_: str) -> None:
+    """Where there is no table, there is nothing to go on with."""
+
+
 @dataclass(frozen=True)
 class Begun:
     """A table that is being written.
@@ -68,7 +71,7 @@ class Begun:
     counts: dict[str, int]
     n_copied: int | None = None
     engine: str = ""
-    keep_engine: Callable[[str], None] = ignore_engine
+    keep_engine: Callable[[str], None] = _keep_nothing
 
     @property
     def n_rows(self) -> int:
