@@ -45,9 +45,9 @@ def test_training_stores_the_threshold_that_its_report_shows(trained_run: Traine
     threshold = run.model.bundle.threshold
     assert threshold == pytest.approx(expected or 0.0, abs=1e-6)
     report = (trained_run.run / "report.html").read_text(encoding="utf-8")
-    row = report.split('<th scope="row">95.0 % of its answers</th>')[1].split("</tr>")[0]
+    row = report.split('<th scope="row">95.0\u00a0% of its answers</th>')[1].split("</tr>")[0]
     if expected is not None:
-        assert (f"<td>{100 * threshold:.1f} %</td>" if threshold else "<td>any</td>") in row
+        assert (f"<td>{100 * threshold:.1f}\u00a0%</td>" if threshold else "<td>any</td>") in row
     else:
         assert "it cannot promise that" in row
     with (trained_run.run / "predictions.csv").open(encoding="utf-8", newline="") as file:

@@ -133,7 +133,7 @@ def begun_table(out: Path, job: Job, names: Iterator[str], *, resume: bool, ever
             yield Begun(text, names, kept.counts, n_copied, engine, partial(_keep_engine, note, job))
             text.flush()
             os.fsync(file.fileno())
-            part.replace(out)
+        part.replace(out)
         note.unlink(missing_ok=True)
         fsync_folder(out.parent)
 
