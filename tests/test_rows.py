@@ -1,4 +1,4 @@
-"""Which files a command line names, the table of predictions, and photos sorted into folders."""
+"""The table of predictions, and photos sorted into folders."""
 
 from __future__ import annotations
 
@@ -11,9 +11,7 @@ import pytest
 
 from heeler.errors import ResourceError, UsageError
 from heeler.records import Prediction
-from heeler.ship.rows import class_folder, expand_paths, row_to_json, sort_into, write_predictions
-
-EMPTY = io.StringIO()
+from heeler.ship.rows import begin_rows, class_folder, row_to_json, sort_into, stream_rows, write_predictions
 
 
 def _touch(path: Path, text: str = "x") -> Path:
@@ -26,61 +24,6 @@ def _row(path: object, *ranked: tuple[str, float]) -> Prediction:
     return Prediction(str(path), "ok", ranked=ranked)
 
 
-def test_names_stay_in_the_order_of_the_command_line(tmp_path: Path) -> None:
-    last, first = _touch(tmp_path / "z.jpg"), _touch(tmp_path / "a.jpg")
-    missing = str(tmp_path / "missing.jpg")
-    assert expand_paths([str(last), missing, str(first), str(last)], EMPTY) == [
-        str(last), missing, str(first), str(last),
-    ]  # fmt: skip
-
-
-def test_a_folder_gives_every_file_below_it_sorted_without_hidden_ones(tmp_path: Path) -> None:
-    for name in ("b/2.jpg", "a/1.jpg", "notes.txt", ".DS_Store", "Thumbs.db", ".ipynb_checkpoints/1.jpg", "__MACOSX/1"):
-        _touch(tmp_path / name)
-    found = expand_paths([str(tmp_path)], EMPTY)
-    assert [Path(path).relative_to(tmp_path).as_posix() for path in found] == ["a/1.jpg", "b/2.jpg", "notes.txt"]
-
-
-@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no FIFOs")
-def test_a_fifo_in_a_folder_is_not_opened_and_a_dangling_link_has_its_row(tmp_path: Path) -> None:
-    os.mkfifo(tmp_path / "pipe.jpg")
-    (tmp_path / "gone.jpg").symlink_to(tmp_path / "nowhere.jpg")
-    assert expand_paths([str(tmp_path)], EMPTY) == [str(tmp_path / "gone.jpg")]
-
-
-def test_patterns_expand_sorted_and_stay_as_they_are_without_a_match(tmp_path: Path) -> None:
-    for name in ("2.png", "1.png", "1.jpg", ".hidden.png", "deep/3.png"):
-        _touch(tmp_path / name)
-    assert expand_paths([f"{tmp_path}/*.png"], EMPTY) == [f"{tmp_path}/1.png", f"{tmp_path}/2.png"]
-    assert expand_paths([f"{tmp_path}/**/3.png"], EMPTY) == [f"{tmp_path}/deep/3.png"]
-    assert expand_paths([f"{tmp_path}/*.gif"], EMPTY) == [f"{tmp_path}/*.gif"]
-
-
-def test_a_pattern_that_meets_folders_and_their_files_names_each_file_once(tmp_path: Path) -> None:
-    _touch(tmp_path / "deep/3.png")
-    assert expand_paths([f"{tmp_path}/**"], EMPTY) == [f"{tmp_path}/deep/3.png"]
-
-
-def test_a_file_whose_name_looks_like_a_pattern_is_that_file(tmp_path: Path) -> None:
-    odd = _touch(tmp_path / "scan[1].jpg")
-    _touch(tmp_path / "scan1.jpg")
-    assert expand_paths([str(odd)], EMPTY) == [str(odd)]
-
-
-def test_a_dash_reads_names_as_they_are() -> None:
-    listed = io.StringIO("b c.jpg\n\n*.jpg\nwindows.jpg\r\n odd\udcff.jpg\n", newline="\n")
-    assert expand_paths(["x.jpg", "-"], listed) == ["x.jpg", "b c.jpg", "*.jpg", "windows.jpg", " odd\udcff.jpg"]
-
-
-def test_a_dash_reads_names_with_line_breaks_when_they_end_in_nul() -> None:
-    assert expand_paths(["-"], io.StringIO("a\nb.jpg\0c.jpg\0")) == ["a\nb.jpg", "c.jpg"]
-
-
-def test_a_name_that_really_ends_in_a_carriage_return_is_kept(tmp_path: Path) -> None:
-    odd = _touch(tmp_path / "odd.jpg\r")
-    assert expand_paths(["-"], io.StringIO(f"{odd}\n", newline="\n")) == [str(odd)]
-
-
 def test_the_table_has_one_row_per_prediction_and_the_counts(tmp_path: Path) -> None:
     rows = [
         _row("a,b.jpg", ("cat", 0.7), ("dog", 0.2), ("fox", 0.1)),
@@ -88,7 +31,7 @@ def test_the_table_has_one_row_per_prediction_and_the_counts(tmp_path: Path) -> 
         _row("c.jpg", ("dog", 1.0)),
     ]
     table = tmp_path / "new" / "predictions.csv"
-    assert write_predictions(table, iter(rows), 2) == {"ok": 2, "unreadable": 1}
+    write_predictions(table, iter(rows), 2)
     with table.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
         assert list(csv.reader(file)) == [
             ["path", "status", "reason", "label", "probability", "label_2", "probability_2"],
@@ -106,7 +49,8 @@ def test_rows_reach_a_stream_as_they_come() -> None:
             seen.append(stream.getvalue().count("\n"))
             yield _row(name, ("cat", 1.0))
 
-    assert write_predictions(stream, rows(), 1) == {"ok": 2, "unreadable": 0}
+    begin_rows(stream, 1)
+    assert stream_rows(stream, rows(), 1) == {"ok": 2, "unsure": 0, "unreadable": 0}
     assert seen == [1, 2]
     assert stream.getvalue().splitlines()[0] == "path,status,reason,label,probability"
 
@@ -133,7 +77,8 @@ def test_photos_are_copied_by_class_and_nothing_is_overwritten(tmp_path: Path) -
     first, second = _touch(tmp_path / "in/a/1.jpg", "first"), _touch(tmp_path / "in/b/1.jpg", "second")
     kept = _touch(tmp_path / "out/cat/1 (2).jpg", "mine")
     bad = Prediction(str(_touch(tmp_path / "in/bad.jpg")), "unreadable", "not a photo")
-    assert sort_into(tmp_path / "out", [_row(first, ("cat", 0.9)), bad, _row(second, ("cat", 0.8))]) == 2
+    rows = [_row(first, ("cat", 0.9)), bad, _row(second, ("cat", 0.8))]
+    assert list(sort_into(tmp_path / "out", rows)) == rows
     assert {path.name: path.read_text() for path in (tmp_path / "out/cat").iterdir()} == {
         "1.jpg": "first", "1 (2).jpg": "mine", "1 (3).jpg": "second",
     }  # fmt: skip
@@ -145,7 +90,7 @@ def test_photos_are_copied_by_class_and_nothing_is_overwritten(tmp_path: Path) -
 def test_a_copy_keeps_the_photo_s_date(tmp_path: Path) -> None:
     photo = _touch(tmp_path / "1.jpg")
     os.utime(photo, (1_000_000_000, 1_000_000_000))
-    sort_into(tmp_path / "out", [_row(photo, ("cat", 1.0))])
+    list(sort_into(tmp_path / "out", [_row(photo, ("cat", 1.0))]))
     assert (tmp_path / "out/cat/1.jpg").stat().st_mtime == 1_000_000_000
 
 
@@ -155,7 +100,7 @@ def test_a_copy_keeps_the_photo_s_date(tmp_path: Path) -> None:
 def test_no_class_name_leads_out_of_the_folder_or_names_a_device(tmp_path: Path, label: str) -> None:
     home = tmp_path / "out"
     photo = _touch(tmp_path / "1.jpg")
-    sort_into(home, [_row(photo, (label, 1.0))])
+    list(sort_into(home, [_row(photo, (label, 1.0))]))
     (copied,) = [path for path in home.rglob("*.jpg") if path.is_file()]
     assert copied.resolve().is_relative_to(home.resolve())
     assert not any(part.startswith(".") for part in copied.relative_to(home).parts)
@@ -170,12 +115,55 @@ def test_plain_class_names_stay_nested_ones_become_folders_and_odd_ones_stay_apa
 
 def test_a_file_where_the_folder_should_be_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"taken\.txt is a file"):
-        sort_into(_touch(tmp_path / "taken.txt"), [])
+        list(sort_into(_touch(tmp_path / "taken.txt"), []))
 
 
 def test_a_photo_that_has_gone_since_it_was_classified_is_named(tmp_path: Path) -> None:
     rows = [_row(_touch(tmp_path / "1.jpg"), ("cat", 1.0)), _row(tmp_path / "gone.jpg", ("cat", 1.0))]
     with pytest.raises(ResourceError, match=r"gone\.jpg could not be copied") as caught:
-        sort_into(tmp_path / "out", rows)
-    assert "1 photos were copied" in caught.value.hint
+        list(sort_into(tmp_path / "out", rows))
+    assert "1 rows were sorted" in caught.value.hint
     assert [path.name for path in (tmp_path / "out/cat").iterdir()] == ["1.jpg"]
+
+
+def test_after_a_kill_each_photo_has_one_copy(tmp_path: Path) -> None:
+    rows = [_row(_touch(tmp_path / f"in/{number}/1.jpg", "same"), ("cat", 0.9)) for number in range(4)]
+    out = tmp_path / "out"
+
+    def names() -> set[str]:
+        assert not [path for path in out.iterdir() if path.name.startswith(".")]
+        return {path.name for path in (out / "cat").iterdir()}
+
+    killed = sort_into(out, rows)
+    for _ in range(3):
+        next(killed)
+    half = out / ".2.part"
+    assert half.stat().st_nlink == 2
+    kept = half.read_bytes()
+    del killed  # a kill leaves it where it is; the end of a generator does not
+    # The third photo was copied, and its row not written.
+    assert list(sort_into(out, rows[1:], start=1, n_copied=2)) == rows[1:]
+    assert names() == {"1.jpg", "1 (2).jpg", "1 (3).jpg", "1 (4).jpg"}
+    assert kept == b"same"
+
+
+def test_a_half_copy_of_another_job_is_no_copy(tmp_path: Path) -> None:
+    rows = [_row(_touch(tmp_path / "in/1.jpg", "content"), ("cat", 0.9))]
+    _touch(tmp_path / "out/.0.part", "half")
+    (tmp_path / "out/linked").hardlink_to(tmp_path / "out/.0.part")
+    list(sort_into(tmp_path / "out", rows))
+    assert (tmp_path / "out/cat/1.jpg").read_text() == "content"
+    assert (tmp_path / "out/linked").read_text() == "half"
+    assert not (tmp_path / "out/.0.part").exists()
+
+
+def test_copies_are_whole_where_the_disk_knows_no_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refuse)
+    photo = _touch(tmp_path / "1.jpg", "content")
+    list(sort_into(tmp_path / "out", [_row(photo, ("cat", 1.0))] * 2))
+    assert {path.name: path.read_text() for path in (tmp_path / "out/cat").iterdir()} == {
+        "1.jpg": "content", "1 (2).jpg": "content",
+    }  # fmt: skip

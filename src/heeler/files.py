@@ -113,6 +113,22 @@ def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) 
     atomic_write(path, write)
 
 
+def lock_file(file: IO[Any], message: str) -> None:
+    """Keep other processes from what an open file stands for until it is closed; a no-op on Windows.
+
+    Raises:
+        ResourceError: another process holds it; with this message.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        return
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise ResourceError(message, hint="wait for it, and run the same command again") from None
+
+
 def fsync_folder(folder: Path) -> None:
     """Make renames inside a folder last; a no-op where the system cannot open folders."""
     try:

@@ -19,6 +19,7 @@ LIMITS: Mapping[str, tuple[float, float]] = MappingProxyType(
         "frozen_epochs": (0, 10_000),
         "batch_size": (1, 65_536),
         "lr": (1e-8, 10),
+        "unsure_below": (0, 1),
     }
 )
 

@@ -174,10 +174,6 @@ Top = Annotated[int, typer.Option(metavar="N", callback=between(1, 1000), help="
 SortInto = Annotated[
     Path | None, typer.Option(metavar="FOLDER", help="Copy each photo into a folder of its class; overwrites nothing.")
 ]
-Computed = Annotated[
-    Literal["auto", "onnx"],
-    typer.Option("--engine", help="What computes: the fastest here, or the file that heeler export wrote."),
-]
 ExportForm = Annotated[
     Literal["onnx", "openvino", "hub-folder"], typer.Option("--to", help="Form to write the model in.")
 ]
@@ -192,6 +188,26 @@ ProofPhotos = Annotated[
 ]
 ExportOut = Annotated[
     Path | None, typer.Option("--out", metavar="FILE", help="File or folder to write. [default: beside MODEL]")
+]
+ResumeTable = Annotated[bool, typer.Option("--resume", help="Go on with the --out table that a kill cut short.")]
+ChosenEngine = Annotated[
+    Literal["auto", "onnx", "ray"],
+    typer.Option("--engine", help="What computes: the fastest here, the file of heeler export, or a Ray cluster."),
+]
+Shards = Annotated[
+    Literal["parquet", "csv"], typer.Option("--shards", help="With --engine ray: files that --out gets.")
+]
+ImageColumn = Annotated[
+    str,
+    typer.Option("--image-column", metavar="NAME", help="With --engine ray: column of Parquet files with the photos."),
+]
+UnsureBelow = Annotated[
+    float | None,
+    typer.Option(
+        metavar="P",
+        callback=between(*LIMITS["unsure_below"]),
+        help="Probability below which a photo is unsure; 0 answers always. [default: the model's]",
+    ),
 ]
 
 Reviewed = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run, or a fixes.csv.")]

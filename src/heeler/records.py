@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 Fit = Literal["crop", "squash", "pad"]
 Part = Literal["train", "valid", "test"]
+Status = Literal["ok", "unsure", "unreadable"]
+STATUSES: tuple[Status, ...] = ("ok", "unsure", "unreadable")
 PARTS: tuple[Part, ...] = ("train", "valid", "test")
 FloatArray = NDArray[np.float32]
 IntArray = NDArray[np.int64]
@@ -279,7 +281,8 @@ class Prediction:
 
     Args:
         path: of the photo; empty where it came as bytes, an image or an array.
-        status: ``ok``, or ``unreadable`` for what is no whole photo.
+        status: ``ok``; ``unsure`` where the most probable class is below the model's threshold, which is named all the
+            same; or ``unreadable`` for what is no whole photo.
         reason: why it is unreadable.
         ranked: (class, probability), most probable first; probabilities are in [0, 1].
         given: the label that the photo came with, where it had one.
@@ -292,7 +295,7 @@ class Prediction:
     """
 
     path: str
-    status: Literal["ok", "unreadable"]
+    status: Status
     reason: str = ""
     ranked: tuple[tuple[str, float], ...] = ()
     given: str = ""

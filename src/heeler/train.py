@@ -19,6 +19,7 @@ from heeler.data.split import draw_folds
 from heeler.files import write_bytes, write_json
 from heeler.flaws import count_kinds, find_flaws, flaws_text, keep_flaws, next_step
 from heeler.follow import lead, require_first
+from heeler.judge.certainty import ANSWER_ACCURACY, choosing, threshold_for
 from heeler.judge.report import write_report
 from heeler.judge.scores import fit_temperature, score, scores_to_json, softmax
 from heeler.learn.backbone import Backbone, with_head
@@ -40,6 +41,7 @@ from heeler.records import (
     Preprocessing,
     RunResult,
     Scores,
+    Status,
     ignore_events,
 )
 from heeler.reporting import Shown, report_context, shown_of
@@ -312,6 +314,7 @@ def write_everything(
         flaws=dict(shown.flaws),
         n_test_changed=photos.n_test_changed,
     )
+    threshold = answer_threshold(verdict, photos)
     with clock.stage("write model", unit=""):
         write_bundle(
             result.model,
@@ -319,12 +322,13 @@ def write_everything(
             classes=catalogue.classes,
             spec=spec,
             temperature=verdict.temperature,
+            threshold=threshold,
             card=model_card(catalogue.name, result, settings),
             facts=_facts(verdict, photos, options, settings),
             replace=True,
         )
         write_bytes(run / "classes.csv", (result.model / "classes.csv").read_bytes())
-        write_predictions(result.predictions, _predictions(photos, verdict), len(catalogue.classes))
+        write_predictions(result.predictions, _predictions(photos, verdict, threshold), len(catalogue.classes))
     with clock.stage("write report", unit=""):
         timed = replace(result, seconds=clock.totals())
         context = report_context(
@@ -335,6 +339,13 @@ def write_everything(
     result = replace(result, seconds=clock.totals())
     write_json(run / "result.json", result.to_json())
     return result
+
+
+def answer_threshold(verdict: Verdict, photos: Photos) -> float:
+    """From which probability on the model answers: the report's; 0 where the photos are too few to tell."""
+    labels = photos.labels[photos.split.valid] if verdict.valid_probabilities is not None else None
+    judged = verdict.probabilities, photos.labels[verdict.rows]
+    return threshold_for(*choosing(judged, (verdict.valid_probabilities, labels)), ANSWER_ACCURACY) or 0.0
 
 
 def _facts(verdict: Verdict, photos: Photos, options: TrainOptions, settings: dict[str, str]) -> dict[str, Any]:
@@ -357,12 +368,13 @@ def _scores(
     return score(probabilities, photos.labels[rows], photos.catalogue.classes, paths, estimate=estimate)
 
 
-def _predictions(photos: Photos, verdict: Verdict) -> list[Prediction]:
+def _predictions(photos: Photos, verdict: Verdict, threshold: float) -> list[Prediction]:
     usable, classes = photos.catalogue.usable, photos.catalogue.classes
     predictions = []
     for row, probabilities in zip(verdict.rows, verdict.probabilities, strict=True):
         ranked = tuple((classes[k], float(probabilities[k])) for k in np.argsort(-probabilities, kind="stable"))
-        predictions.append(Prediction(usable[row].path, "ok", ranked=ranked, given=usable[row].label))
+        status: Status = "ok" if ranked[0][1] >= threshold else "unsure"
+        predictions.append(Prediction(usable[row].path, status, ranked=ranked, given=usable[row].label))
     return predictions
 
 

@@ -18,8 +18,8 @@ import psutil
 from heeler.data.archives import extract
 from heeler.data.download import bytes_there, download, forget, is_safe, matches
 from heeler.data.sets import PublicSet
-from heeler.errors import DataError, Interrupted, ResourceError, UsageError
-from heeler.files import cache_root, disk_errors, require_space, write_csv
+from heeler.errors import DataError, Interrupted, UsageError
+from heeler.files import cache_root, disk_errors, lock_file, require_space, write_csv
 from heeler.records import Done, Note, OnEvent, Stage, ignore_events
 
 __all__ = ["MIRROR_VARIABLE", "Fetched", "fetch"]
@@ -248,20 +248,11 @@ def _alone(file: Path) -> Iterator[None]:
     Raises:
         ResourceError: another one does.
     """
-    try:
-        import fcntl
-    except ImportError:  # Windows; there, two at once would be found out by the checksum
-        fcntl = None  # type: ignore[assignment]
     lock = file.with_name(file.name + ".lock")
     with disk_errors(lock):
         lock.parent.mkdir(parents=True, exist_ok=True)
         handle = lock.open("w")
     with handle:
-        if fcntl is not None:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise ResourceError(
-                    f"another heeler is fetching {file.name}", hint="wait for it, and run the same command again"
-                ) from None
+        # On Windows, where nothing is locked, two at once would be found out by the checksum.
+        lock_file(handle, f"another heeler is fetching {file.name}")
         yield

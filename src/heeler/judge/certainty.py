@@ -9,7 +9,11 @@ import numpy as np
 
 from heeler.records import FloatArray, IntArray
 
-__all__ = ["Coverage", "coverage", "threshold_for", "uncalibrated"]
+__all__ = ["ANSWER_ACCURACY", "Coverage", "choosing", "coverage", "threshold_for", "uncalibrated"]
+
+# Share of right answers that a model keeps to, where nobody sets another threshold.
+ANSWER_ACCURACY = 0.95
+Judged = tuple[FloatArray, IntArray]
 
 
 @dataclass(frozen=True)
@@ -89,6 +93,17 @@ def threshold_for(probabilities: FloatArray, labels: IntArray, accuracy: float) 
         return None
     # Where even the least sure answer may be given, so may those that are less sure still.
     return 0.0 if last[-1] == len(top) - 1 else float(top[order][last[-1]])
+
+
+def choosing(judged: Judged, valid: tuple[FloatArray | None, IntArray | None]) -> Judged:
+    """The answers that a threshold is chosen on: those of the valid part, or the judged ones where there are none.
+
+    Args:
+        judged: probabilities (N, K) and labels (N,) of the photos that the scores are of.
+        valid: the same of the photos that made the choices; None or empty where each photo was judged out of fold.
+    """
+    probabilities, labels = valid
+    return judged if probabilities is None or labels is None or not len(labels) else (probabilities, labels)
 
 
 def uncalibrated(probabilities: FloatArray, temperature: float) -> FloatArray:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from heeler.judge.advice import percent
-from heeler.judge.certainty import coverage, threshold_for
+from heeler.judge.certainty import choosing, coverage, threshold_for
 from heeler.judge.charts import bar
 from heeler.judge.figures import coverage_words, duration
 from heeler.judge.gallery import Answers
@@ -134,13 +134,10 @@ def result_rows(answers: Answers, classes: Sequence[str], seed: int) -> list[dic
 
 def coverage_rows(answers: Answers) -> list[dict[str, str]]:
     """For each wanted accuracy: from which probability on to answer, and what that came to on the judged photos."""
-    chosen_on = answers.valid_probabilities, answers.valid_labels
-    probabilities, labels = chosen_on if len(chosen_on[1] if chosen_on[1] is not None else ()) else (None, None)
-    if probabilities is None or labels is None:
-        probabilities, labels = answers.probabilities, answers.labels
+    chosen_on = choosing((answers.probabilities, answers.labels), (answers.valid_probabilities, answers.valid_labels))
     rows = []
     for target in TARGETS:
-        threshold = threshold_for(probabilities, labels, target)
+        threshold = threshold_for(*chosen_on, target)
         if threshold is None:
             rows.append({"target": percent(target), "threshold": "", "share": "", "accuracy": "", "interval": ""})
             continue

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from heeler.errors import HeelerError
+from heeler.errors import HeelerError, UsageError
 from heeler.files import atomic_write, cache_root
 from heeler.learn.memory import AtOnce
 from heeler.records import ByteArray, FloatArray, OnEvent, ignore_events
@@ -88,7 +88,7 @@ class Engine:
                 at_once.tell(on_event)
 
 
-def pick_engine(net: nn.Module, key: str, sample: ByteArray, *, exact: bool = False) -> Engine:
+def pick_engine(net: nn.Module, key: str, sample: ByteArray, *, exact: bool = False, name: str = "") -> Engine:
     """The fastest engine of this machine, by a short timing.
 
     Args:
@@ -96,10 +96,14 @@ def pick_engine(net: nn.Module, key: str, sample: ByteArray, *, exact: bool = Fa
         key: names the network's weights and its preprocessing, for the cache of exported files.
         sample: (B, S, S, 3) uint8 real photos to time on.
         exact: only fp32 engines, whose answers agree to 1e-4 on every machine.
+        name: the one engine that may be picked; any where empty.
 
     Returns:
         An engine whose outputs on the sample are within ``MAX_RELATIVE_ERROR`` of fp32 ones, ``MAX_EXACT_ERROR`` where
         it is fp32 itself.
+
+    Raises:
+        UsageError: the one that was asked for is not there, or does not compute what it should.
     """
     usable = _gpu_engines(net, exact) if torch.cuda.is_available() else _cpu_engines(net, key, sample, exact)
     reference = usable[0]
@@ -108,6 +112,9 @@ def pick_engine(net: nn.Module, key: str, sample: ByteArray, *, exact: bool = Fa
         limit = MAX_EXACT_ERROR if engine.precision == "fp32" else MAX_RELATIVE_ERROR
         if relative_error(engine, reference, sample) <= limit:
             engines.append(engine)
+    engines = [engine for engine in engines if name in ("", engine.name)]
+    if not engines:
+        raise UsageError(f"the engine {name} is not there any more", hint=f"install {name}, or begin again")
     return max((_timed(engine, sample) for engine in engines), key=lambda engine: engine.rate_per_s)
 
 

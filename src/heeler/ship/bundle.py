@@ -63,6 +63,7 @@ class Bundle:
         spec: the preprocessing that the model expects.
         temperature: divides the logits before the softmax.
         manifest: the whole content of ``heeler.json``.
+        threshold: top probability, in [0, 1], below which a photo is ``unsure``; 0 answers always, as older bundles do.
     """
 
     path: Path
@@ -71,6 +72,7 @@ class Bundle:
     spec: Preprocessing
     temperature: float
     manifest: Mapping[str, Any]
+    threshold: float = 0.0
 
 
 def write_bundle(
@@ -82,6 +84,7 @@ def write_bundle(
     temperature: float,
     card: str,
     facts: Mapping[str, Any],
+    threshold: float = 0.0,
     replace: bool = False,
 ) -> None:
     """Write a bundle whole or not at all: into a folder beside it, then renamed.
@@ -94,6 +97,7 @@ def write_bundle(
         temperature: as fitted on photos that did not train it.
         card: text of the model card, Markdown.
         facts: JSON-able extras for ``heeler.json``: scores, split, versions.
+        threshold: top probability, in [0, 1], below which a photo is ``unsure``; 0 answers always.
         replace: whether an earlier bundle of the same run gives way once the new one is whole.
 
     Raises:
@@ -111,6 +115,7 @@ def write_bundle(
                 "classes": list(classes),
                 "preprocessing": asdict(spec),
                 "temperature": temperature,
+                "threshold": threshold,
                 "files": {name: sha256_file(temporary / name) for name in FILES},
             }
             write_json(temporary / MANIFEST, {**manifest, OWN_HASH: _own_hash(manifest)})
@@ -179,13 +184,16 @@ def open_bundle(path: Path) -> Bundle:
         temperature = float(manifest["temperature"])
         if not 0 < temperature < math.inf:
             raise BundleError(f"a temperature of {temperature} makes no sense")
+        threshold = float(manifest.get("threshold", 0.0))
+        if not 0 <= threshold <= 1:
+            raise BundleError(f"a threshold of {threshold} makes no sense")
         model = _load_model(path, manifest["architecture"], classes, spec)
     except HeelerError as error:
         raise BundleError(f"{path}: {error.message}", hint=AGAIN) from error
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, SafetensorError) as error:
         # timm, torch and safetensors raise whatever fits when a file holds what heeler would not have written.
         raise BundleError(f"{path} is not a model: {type(error).__name__}: {error}", hint=AGAIN) from error
-    return Bundle(path, model, classes, spec, temperature, manifest)
+    return Bundle(path, model, classes, spec, temperature, manifest, threshold)
 
 
 def record_export(path: Path, name: str, facts: Mapping[str, Any]) -> None:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 from PIL import Image
@@ -25,15 +25,33 @@ from heeler.records import (
     OnEvent,
     Prediction,
     Progress,
-    Stage,
+    Status,
     ignore_events,
 )
 from heeler.ship.bundle import Bundle, open_bundle
 
+# Of each photo its path, its pixels (S, S, 3) where it could be read, and the reason where not.
+Batch = list[tuple[str, ByteArray | None, str]]
 Source = str | Path | bytes | Image.Image | np.ndarray
 # Below this many photos, exporting and timing cost more than they save.
 FEW = BATCH
+# Rows come so many at a time, computed together.
+EVERY = BATCH
 KINDS = "give a path, bytes, a PIL image, or a uint8 array of shape (H, W, 3) in RGB"
+
+
+@dataclass(frozen=True)
+class Deferred:
+    """A photo whose file is read when it is its turn, beside others; ``read`` gives its bytes.
+
+    ``read`` raises ``UnreadableError`` where there is no such photo; any other error ends the stream.
+    """
+
+    read: Callable[[], bytes]
+
+
+def ignore_engine(_: Engine) -> None:
+    """Whoever does not care which engine computes."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -42,7 +60,6 @@ class Classifier:
 
     Args:
         bundle: the model.
-        engine: what computes its logits; the fastest of this machine where None.
 
     Example:
         >>> import heeler
@@ -54,7 +71,6 @@ class Classifier:
     """
 
     bundle: Bundle
-    engine: Engine | None = None
 
     def __repr__(self) -> str:
         return f"Classifier({str(self.bundle.path)!r}: {len(self.classes):,} classes, {self.bundle.spec.image_px} px)"
@@ -64,18 +80,22 @@ class Classifier:
         """Class names in the order of the probabilities."""
         return self.bundle.classes
 
-    def predict(self, photos: Source | Iterable[Source], *, top: int = 3) -> list[Prediction]:
+    def predict(
+        self, photos: Source | Iterable[Source], *, top: int = 3, unsure_below: float | None = None
+    ) -> list[Prediction]:
         """Classify photos.
 
         Args:
             photos: paths, bytes of image files, PIL images, or arrays (H, W, 3) or (H, W) uint8; one or many.
             top: how many classes each row names.
+            unsure_below: probability in [0, 1] below which a photo's status is ``unsure``; 0 answers always. The
+                model's own where None: from there on it was right in 95 % of the photos that it was tuned by.
 
         Returns:
             One row for each photo, in order; what cannot be read has status ``unreadable`` and the reason.
 
         Raises:
-            UsageError: an input is of another kind, or an array of another shape or dtype.
+            UsageError: an input is of another kind, or an array of another shape or dtype; or a number makes no sense.
 
         Example:
             >>> import heeler
@@ -88,65 +108,127 @@ class Classifier:
             photos = [photos]
         elif not isinstance(photos, Iterable):
             raise UsageError(f"a {type(photos).__name__} is no photo", hint=KINDS)
-        return list(self.stream(photos, top=top))
+        return list(self.stream(photos, top=top, unsure_below=unsure_below))
 
     def stream(
-        self, photos: Iterable[Source], *, top: int = 3, on_event: OnEvent = ignore_events
+        self,
+        photos: Iterable[Source | Deferred],
+        *,
+        top: int = 3,
+        unsure_below: float | None = None,
+        on_event: OnEvent = ignore_events,
+        engine: Engine | str = "",
+        on_engine: Callable[[Engine], None] = ignore_engine,
+        few: int = FEW,
     ) -> Iterator[Prediction]:
-        """``predict`` for any number of photos: rows come as they are made, and memory does not grow."""
+        """``predict`` for any number of photos: rows come as they are made, and memory does not grow.
+
+        Photos are read and decoded while those before them are computed, so three batches of 32 are under way at most.
+
+        Args:
+            photos: as for ``predict``; taken as they are needed.
+            top: as for ``predict``.
+            unsure_below: as for ``predict``.
+            on_event: told of progress.
+            engine: the one that computes, or its name; the fastest where empty.
+            on_engine: told of the engine before the first row that it computed.
+            few: up to so many photos, none is timed.
+
+        Raises:
+            UsageError: as for ``predict``, or the engine is not there.
+        """
         if top < 1:
             raise UsageError(f"{top} classes cannot be named for a photo", hint="choose a top of 1 or more")
+        threshold = self.threshold(unsure_below)
         waiting = iter(photos)
-        first = list(islice(waiting, FEW + 1))
-        engine = self.engine
-        at_once = AtOnce(BATCH)
-        done = 0
-        with ThreadPoolExecutor(n_cores()) as pool:
-            sources = chain(first, waiting)
-            while batch := list(islice(sources, BATCH)):
-                for source in batch:
-                    if isinstance(source, Image.Image):
-                        # Here and not in the pool: Pillow cannot load one image twice at the same time.
-                        with contextlib.suppress(Exception):  # met again, and told, where it is read
-                            source.load()
-                read = list(pool.map(self._read, batch))
-                squares = [square for square, _ in read if square is not None]
-                if squares and engine is None:
-                    engine = logit_engine(self.bundle.model, self.bundle.spec, np.stack(squares), few=len(first) <= FEW)
-                probabilities = list(self._probabilities(engine, at_once, squares)) if engine and squares else []
-                rows = iter(probabilities)
-                for source, (square, reason) in zip(batch, read, strict=True):
-                    path = str(source) if isinstance(source, str | Path) else ""
-                    row = next(rows) if square is not None else None
-                    yield self._row(path, row, reason, top)
-                done += len(batch)
-                at_once.tell(on_event)
-                on_event(Progress(done))
+        first = list(islice(waiting, few + 1))
+        chosen = engine if isinstance(engine, Engine) else None
+        at_once, done = AtOnce(BATCH), 0
+        computed: deque[tuple[Batch, Future[FloatArray] | None]] = deque()
 
-    def _probabilities(self, engine: Engine, at_once: AtOnce, squares: Sequence[ByteArray]) -> FloatArray:
-        logits = at_once.compute(engine.forward, np.stack(squares)) / self.bundle.temperature
+        def rows_of(batch: Batch, logits: Future[FloatArray] | None) -> Iterator[Prediction]:
+            nonlocal done
+            answers = iter(self._probabilities(logits.result()) if logits else ())
+            for path, square, reason in batch:
+                yield self._row(path, next(answers) if square is not None else None, reason, top, threshold)
+            done += len(batch)
+            at_once.tell(on_event)
+            on_event(Progress(done))
+
+        with ThreadPoolExecutor(n_cores()) as pool, ThreadPoolExecutor(1) as worker:
+            for batch in self._read_ahead(chain(first, waiting), pool):
+                squares = [square for _, square, _ in batch if square is not None]
+                if squares and chosen is None:
+                    model, spec, is_few = self.bundle.model, self.bundle.spec, len(first) <= few
+                    chosen = logit_engine(model, spec, np.stack(squares), few=is_few, name=str(engine))
+                    on_engine(chosen)
+                logits = (
+                    worker.submit(at_once.compute, chosen.forward, np.stack(squares)) if chosen and squares else None
+                )
+                computed.append((batch, logits))
+                if len(computed) > 1:
+                    yield from rows_of(*computed.popleft())
+            while computed:
+                yield from rows_of(*computed.popleft())
+
+    def _read_ahead(self, sources: Iterator[Source | Deferred], pool: ThreadPoolExecutor) -> Iterator[Batch]:
+        """Batches of photos that were read, the next one being read meanwhile."""
+        reading: deque[list[tuple[str, Future[tuple[ByteArray | None, str]]]]] = deque()
+        while True:
+            batch = []
+            for source in islice(sources, BATCH):
+                if isinstance(source, Image.Image):
+                    # Here and not in the pool: Pillow cannot load one image twice at the same time.
+                    with contextlib.suppress(Exception):  # met again, and told, where it is read
+                        source.load()
+                path = str(source) if isinstance(source, str | Path) else ""
+                batch.append((path, pool.submit(self._read, source)))
+            if batch:
+                reading.append(batch)
+            if len(reading) > 1 or (reading and not batch):
+                yield [(path, *future.result()) for path, future in reading.popleft()]
+            elif not batch:
+                return
+
+    def _probabilities(self, outputs: FloatArray) -> FloatArray:
+        logits = outputs / self.bundle.temperature
         scaled = np.exp(logits - logits.max(axis=1, keepdims=True))
         result: FloatArray = scaled / scaled.sum(axis=1, keepdims=True)
         return result
 
-    def _row(self, path: str, probabilities: FloatArray | None, reason: str, top: int) -> Prediction:
+    def threshold(self, unsure_below: float | None = None) -> float:
+        """Top probability, in [0, 1], below which a photo is ``unsure``: the one given, or the model's own.
+
+        Raises:
+            UsageError: it is no probability.
+        """
+        if unsure_below is None:
+            return self.bundle.threshold
+        if isinstance(unsure_below, bool | str) or not 0 <= unsure_below <= 1:
+            raise UsageError(
+                f"unsure_below={unsure_below!r} is no probability", hint="give a number from 0 (always answer) to 1"
+            )
+        return float(unsure_below)
+
+    def _row(self, path: str, probabilities: FloatArray | None, reason: str, top: int, threshold: float) -> Prediction:
         if probabilities is None:
             return Prediction(path, "unreadable", reason)
         best = np.argsort(-probabilities, kind="stable")[:top]
-        return Prediction(path, "ok", ranked=tuple((self.classes[k], float(probabilities[k])) for k in best))
+        status: Status = "ok" if float(probabilities[best[0]]) >= threshold else "unsure"
+        return Prediction(path, status, ranked=tuple((self.classes[k], float(probabilities[k])) for k in best))
 
-    def _read(self, source: Source) -> tuple[ByteArray | None, str]:
+    def _read(self, source: Source | Deferred) -> tuple[ByteArray | None, str]:
         try:
             return self._square(source), ""
         except UnreadableError as error:
             return None, error.message
 
-    def _square(self, source: Source) -> ByteArray:
+    def _square(self, source: Source | Deferred) -> ByteArray:
         spec = self.bundle.spec
         if isinstance(source, str | Path):
             return decode(read_regular(Path(source)), spec).pixels
-        if isinstance(source, bytes):
-            return decode(source, spec).pixels
+        if isinstance(source, bytes | Deferred):
+            return decode(source if isinstance(source, bytes) else source.read(), spec).pixels
         if isinstance(source, Image.Image):
             return fit_square(to_rgb(source, spec.alpha), spec)
         if isinstance(source, np.ndarray) and source.dtype == np.uint8 and source.ndim in (2, 3):
@@ -177,33 +259,3 @@ def load(path: str | Path) -> Classifier:
         'coffee'
     """
     return Classifier(open_bundle(Path(path)))
-
-
-def predict_paths(
-    model: Path,
-    paths: Iterable[str],
-    *,
-    top: int = 3,
-    engine: Literal["auto", "onnx"] = "auto",
-    on_event: OnEvent = ignore_events,
-) -> Iterator[Prediction]:
-    """Rows for paths, in order, as ``Classifier.stream`` makes them; ``on_event`` is told of progress.
-
-    Args:
-        model: a bundle's folder.
-        paths: photos.
-        top: classes named for each.
-        engine: ``auto`` is the fastest of this machine, ``onnx`` the file that ``heeler export`` has written.
-        on_event: told of stages and progress.
-
-    Raises:
-        BundleError: the model is damaged or not a bundle; at once, before the first row is asked for.
-        UsageError: ``onnx`` is asked for and nothing was exported.
-    """
-    classifier = load(model)
-    if engine == "onnx":
-        from heeler.ship.onnx_model import exported_engine
-
-        classifier = replace(classifier, engine=exported_engine(classifier.bundle))
-    on_event(Stage("classify", len(paths) if isinstance(paths, Sequence) else 0))
-    return classifier.stream(paths, top=top, on_event=on_event)

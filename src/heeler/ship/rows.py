@@ -1,81 +1,66 @@
-"""Predictions as rows: which files a command line names, the table of answers, and photos sorted by answer."""
+"""Predictions as rows: the table of answers, and photos sorted by answer."""
 
 from __future__ import annotations
 
 import csv
-import glob
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
 from heeler.errors import ResourceError, UsageError
-from heeler.files import disk_errors, safe_name, write_csv
-from heeler.records import Prediction
+from heeler.files import disk_errors, name_mark, safe_name, write_csv
+from heeler.records import STATUSES, Prediction
 
-JUNK_NAMES = frozenset({"thumbs.db", "desktop.ini", "__macosx"})
-
-
-def expand_paths(args: Sequence[str], stdin: TextIO) -> list[str]:
-    """List the files that a command line names, in its order.
-
-    Args:
-        args: photos, folders (every file below, sorted; hidden ones are skipped), patterns such as ``scans/*.png``
-            (for shells that do not expand them) and ``-``, which stands for the names on ``stdin``.
-        stdin: one name on each line, or names that end in NUL; taken as they are.
-
-    Returns:
-        One entry for each future row. A name that leads nowhere is kept, so that its row can say so.
-    """
-    paths: list[str] = []
-    for arg in args:
-        if arg == "-":
-            paths.extend(_listed(stdin.read()))
-        elif Path(arg).is_dir():
-            paths.extend(_below(arg))
-        elif glob.has_magic(arg) and not os.path.lexists(arg):
-            matches = sorted(glob.glob(arg, recursive=True))  # noqa: PTH207 - Path.glob takes no absolute pattern
-            files = [found for match in matches for found in (_below(match) if Path(match).is_dir() else [match])]
-            paths.extend(dict.fromkeys(files) if matches else [arg])
-        else:
-            paths.append(arg)
-    return paths
+# Where photos of no sure answer go; no class is given a folder of this name, however it is spelt.
+UNSURE_FOLDER = "_unsure"
 
 
-def write_predictions(target: Path | TextIO, rows: Iterable[Prediction], top: int) -> dict[str, int]:
-    """Write one line for each prediction as it comes.
+def header_of(top: int) -> list[str]:
+    """Titles of the columns of a table that names ``top`` classes in each row."""
+    more = [title for rank in range(2, top + 1) for title in (f"label_{rank}", f"probability_{rank}")]
+    return ["path", "status", "reason", "label", "probability", *more]
+
+
+def cells_of(row: Prediction, top: int) -> list[str]:
+    """One prediction as cells, as many as ``header_of(top)`` has titles."""
+    ranked = [text for label, share in row.ranked[:top] for text in (label, f"{share:.6f}")]
+    return [row.path, row.status, row.reason, *ranked, *[""] * (2 * top - len(ranked))]
+
+
+def write_predictions(path: Path, rows: Iterable[Prediction], top: int) -> None:
+    """Write a table whole or not at all.
 
     Args:
-        target: a file, which is replaced only when the last row is written, or an open text stream.
+        path: the file, which is replaced only when the last row is written.
         rows: the predictions, in the order of the inputs.
         top: how many classes each row names, >= 1.
-
-    Returns:
-        Number of rows for each status.
 
     Raises:
         ResourceError: the disk is full or the place cannot be written; an earlier file is untouched.
     """
-    counts = {"ok": 0, "unreadable": 0}
-    header = ["path", "status", "reason", "label", "probability"]
-    for rank in range(2, top + 1):
-        header += [f"label_{rank}", f"probability_{rank}"]
+    write_csv(path, header_of(top), (cells_of(row, top) for row in rows))
 
-    def cells() -> Iterator[list[str]]:
-        for row in rows:
-            counts[row.status] = counts.get(row.status, 0) + 1
-            ranked = [text for label, share in row.ranked[:top] for text in (label, f"{share:.6f}")]
-            line = [row.path, row.status, row.reason, *ranked]
-            yield line + [""] * (len(header) - len(line))
 
-    if isinstance(target, Path):
-        write_csv(target, header, cells())
-    else:
-        writer = csv.writer(target, lineterminator="\n")
-        writer.writerow(header)
-        writer.writerows(cells())
+def begin_rows(target: TextIO, top: int) -> None:
+    """Write the header of a table."""
+    csv.writer(target, lineterminator="\n").writerow(header_of(top))
+    target.flush()
+
+
+def stream_rows(target: TextIO, rows: Iterable[Prediction], top: int) -> dict[str, int]:
+    """Write one line for each prediction as it comes, flushed one by one.
+
+    Returns:
+        Number of rows for each status.
+    """
+    counts: dict[str, int] = dict.fromkeys(STATUSES, 0)
+    writer = csv.writer(target, lineterminator="\n")
+    for row in rows:
+        writer.writerow(cells_of(row, top))
         target.flush()
+        counts[row.status] += 1
     return counts
 
 
@@ -85,18 +70,26 @@ def row_to_json(row: Prediction, top: int) -> dict[str, Any]:
     return {"path": row.path, "status": row.status, "reason": row.reason, "ranked": ranked}
 
 
-def sort_into(folder: Path, rows: Iterable[Prediction]) -> int:
-    """Copy each photo into a folder of its predicted class; nothing that is there is overwritten.
+def sort_into(
+    folder: Path, rows: Iterable[Prediction], *, start: int = 0, n_copied: int | None = None
+) -> Iterator[Prediction]:
+    """Copy each photo into a folder of its predicted class before its row is given on; nothing is overwritten.
 
     A class ``dogs/beagle`` becomes the folder ``dogs`` with ``beagle`` in it. A photo whose name is taken gets
-    `` (2)``, `` (3)`` and so on before its ending. Unreadable files are not copied.
+    `` (2)``, `` (3)`` and so on before its ending. Photos of no sure answer go into ``_unsure``, a name that no class
+    gets. Unreadable files are not copied.
+
+    After a kill, each photo has one copy. Until its row is written, a copy has a second, hidden name, which tells
+    whether the copy of the one row that was under way is whole; on disks without links that one may be copied twice.
 
     Args:
         folder: where the class folders are made.
         rows: predictions whose ``path`` can still be read.
+        start: number of the first row in the whole table.
+        n_copied: rows of the whole table whose photos were copied before a kill; None where there was none.
 
     Returns:
-        Number of photos copied.
+        The rows, as they came.
 
     Raises:
         UsageError: ``folder`` is a file.
@@ -104,73 +97,63 @@ def sort_into(folder: Path, rows: Iterable[Prediction]) -> int:
     """
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"{folder} is a file, not a folder", hint="give --sort-into a folder, or a name that is free")
-    n_copied = 0
-    for row in rows:
-        if row.status == "ok" and row.ranked:
-            home = folder.joinpath(*class_folder(row.ranked[0][0]))
+    if start:
+        _half(folder, start - 1).unlink(missing_ok=True)
+    for number, row in enumerate(rows, start=start):
+        half = _half(folder, number)
+        was_copied = number < (n_copied or 0) or (number == n_copied and half.exists() and half.stat().st_nlink > 1)
+        if row.ranked and not was_copied:
+            home = folder.joinpath(*(class_folder(row.label) if row.status == "ok" else (UNSURE_FOLDER,)))
             try:
                 with disk_errors(home):
                     home.mkdir(parents=True, exist_ok=True)
-                    _copy_new(Path(row.path), home)
+                    half.unlink(missing_ok=True)
+                    _copy_new(Path(row.path), home, half)
             except OSError as error:
                 raise ResourceError(
                     f"{row.path} could not be copied into {home}: {error.strerror}",
-                    hint=f"{n_copied:,} photos were copied before it; put it right and sort into a new folder",
+                    hint=f"the photos of {number:,} rows were sorted before it; put it right and use a new folder",
                 ) from error
-            n_copied += 1
-    return n_copied
+        yield row
+        half.unlink(missing_ok=True)
 
 
 def class_folder(label: str) -> tuple[str, ...]:
     """Folder names, outermost first, that are safe on every system and different for different classes."""
-    return tuple(safe_name(part) for part in label.split("/"))
+    outer, *inner = (safe_name(part) for part in label.split("/"))
+    # Some systems take names that differ by case alone for the same.
+    if outer.casefold() == UNSURE_FOLDER:
+        outer = f"{outer}-{name_mark(outer)}"
+    return (outer, *inner)
 
 
-def _copy_new(source: Path, home: Path) -> Path:
+def _half(folder: Path, number: int) -> Path:
+    return folder / f".{number}.part"
+
+
+def _copy_new(source: Path, home: Path, half: Path) -> None:
+    """Copy a photo to a name in a folder that is free; under that name it is whole or not at all."""
+    try:
+        shutil.copyfile(source, half)
+        shutil.copystat(source, half)
+    except BaseException:
+        half.unlink(missing_ok=True)
+        raise
     n = 1
-    while True:
-        target = home / (source.name if n == 1 else f"{source.stem} ({n}){source.suffix}")
+    while not _put(half, home / (source.name if n == 1 else f"{source.stem} ({n}){source.suffix}")):
+        n += 1
+
+
+def _put(half: Path, target: Path) -> bool:
+    """Give a file its name; False where the name is taken."""
+    try:
+        os.link(half, target)
+    except FileExistsError:
+        return False
+    except OSError:  # no links on this disk, as on memory cards
         try:
-            output = target.open("xb")
+            target.open("xb").close()
         except FileExistsError:
-            n += 1
-            continue
-        try:
-            with output, source.open("rb") as original:
-                shutil.copyfileobj(original, output)
-            shutil.copystat(source, target)
-        except BaseException:
-            target.unlink(missing_ok=True)
-            raise
-        return target
-
-
-def _below(folder: str) -> list[str]:
-    found: list[str] = []
-    for root, folders, names in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not _is_hidden(name))
-        # A FIFO or a device would block whoever opens it; a dangling link still deserves its row.
-        found += [
-            path
-            for name in names
-            if not _is_hidden(name)
-            for path in [str(Path(root) / name)]
-            if Path(path).is_file() or not Path(path).exists()
-        ]
-    return sorted(found)
-
-
-def _is_hidden(name: str) -> bool:
-    return name.startswith(".") or name.lower() in JUNK_NAMES
-
-
-def _listed(text: str) -> list[str]:
-    if "\0" in text:
-        return [name for name in text.split("\0") if name]
-    names = [name for name in text.split("\n") if name.strip("\r")]
-    return [_without_return(name) for name in names]
-
-
-def _without_return(name: str) -> str:
-    # Lists made on Windows end in CR LF; a name that really ends in CR exists as it is.
-    return name[:-1] if name.endswith("\r") and not os.path.lexists(name) else name
+            return False
+        half.replace(target)
+    return True
