@@ -24,7 +24,16 @@ TRAIN_OPTIONS = DATA_OPTIONS | {
 }  # fmt: skip
 OPTIONS = {
     "train": TRAIN_OPTIONS,
-    "predict": {"--out", "--top", "--sort-into"},
+    "predict": {
+        "--out",
+        "--top",
+        "--sort-into",
+        "--unsure-below",
+        "--resume",
+        "--engine",
+        "--shards",
+        "--image-column",
+    },
     "plan": DATA_OPTIONS - {"--test", "--valid", "--seed", "--alpha"}
     | {"--minutes", "--backbone", "--weights", "--image-px", "--fit"},
     "check": DATA_OPTIONS | {"--deep", "--out"},
