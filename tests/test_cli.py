@@ -24,8 +24,17 @@ TRAIN_OPTIONS = DATA_OPTIONS | {
 }  # fmt: skip
 OPTIONS = {
     "train": TRAIN_OPTIONS,
-    "predict": {"--out", "--top", "--sort-into", "--engine"},
     "export": {"--to", "--int8", "--max-loss", "--photos", "--out", "--quiet"},
+    "predict": {
+        "--out",
+        "--top",
+        "--sort-into",
+        "--unsure-below",
+        "--resume",
+        "--engine",
+        "--shards",
+        "--image-column",
+    },
     "plan": DATA_OPTIONS - {"--test", "--valid", "--seed", "--alpha"}
     | {"--minutes", "--backbone", "--weights", "--image-px", "--fit"},
     "check": DATA_OPTIONS | {"--deep", "--out"},

@@ -78,7 +78,7 @@ def classify(
         if wanted.json and wanted.out is None:
             rows = _kept(rows, wanted.top, kept)
         new = stream_rows(begun.file, rows, wanted.top)
-        counts = {status: begun.counts[status] + new[status] for status in STATUSES}
+        counts: dict[str, int] = {status: begun.counts[status] + new[status] for status in STATUSES}
     answer: dict[str, Any] = {
         "model": str(model),
         "n": sum(counts.values()),
@@ -116,7 +116,7 @@ def classify_on_ray(job: RayJob) -> tuple[dict[str, int], dict[str, Any]]:
 @contextmanager
 def _begun(classifier: Classifier, names: Iterator[str], wanted: Wanted) -> Iterator[Begun]:
     """Where the rows go: a table, standard output, or nowhere but the object."""
-    none = dict.fromkeys(STATUSES, 0)
+    none: dict[str, int] = dict.fromkeys(STATUSES, 0)
     if wanted.out is not None:
         model = sha256_file(classifier.bundle.path / MANIFEST)
         job = Job(

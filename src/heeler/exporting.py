@@ -29,10 +29,10 @@ from heeler.ship.formats import (
     write_hub_folder,
     write_openvino,
 )
+from heeler.ship.names import stream_names
 from heeler.ship.onnx_model import open_onnx
 from heeler.ship.prove import UNKNOWN, Beside, Labelled, beside, odd_photos, squares_of_files
 from heeler.ship.quantise import N_CALIBRATION, quantise, spread
-from heeler.ship.rows import expand_paths
 
 Probabilities = Callable[[Sequence[ByteArray]], FloatArray]
 Form = Literal["onnx", "openvino", "hub-folder"]
@@ -190,7 +190,7 @@ def find_photos(bundle: Bundle, folder: Path | None, *, int8: bool = False) -> P
     """
     number = {name: k for k, name in enumerate(bundle.classes)}
     if folder is not None:
-        files = [Path(name) for name in expand_paths([str(folder)], sys.stdin)]
+        files = [Path(name) for name in stream_names([str(folder)], sys.stdin)]
         if not files:
             raise DataError(f"{folder} holds no photos", hint="name a folder with photos in it")
         labelled = [Labelled(file, number.get(file.parent.name, UNKNOWN)) for file in files]

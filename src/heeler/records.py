@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 Fit = Literal["crop", "squash", "pad"]
 Part = Literal["train", "valid", "test"]
 Status = Literal["ok", "unsure", "unreadable"]
-STATUSES: tuple[Status, ...] = ("ok", "unsure", "unreadable")
+STATUSES: tuple[str, ...] = ("ok", "unsure", "unreadable")
 PARTS: tuple[Part, ...] = ("train", "valid", "test")
 FloatArray = NDArray[np.float32]
 IntArray = NDArray[np.int64]

@@ -169,7 +169,7 @@ def _require_same(part: Path, told: Job, job: Job) -> None:
 def _kept_rows(part: Path, file: IO[bytes], names: Iterator[str], top: int, every: int) -> tuple[Kept, Iterator[str]]:
     """Rows of an earlier attempt that are whole and of these photos, and the names that are left."""
     header = header_of(top)
-    counts = dict.fromkeys(STATUSES, 0)
+    counts: dict[str, int] = dict.fromkeys(STATUSES, 0)
     kept, since = Kept(0, dict(counts)), list[str]()
     for number, (n_bytes, cells) in enumerate(_whole_records(part, file)):
         if number == 0 and cells == header:
