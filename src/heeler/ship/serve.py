@@ -70,7 +70,7 @@ class Service:
     @property
     def threshold(self) -> float:
         """Probability below which the answer is "unsure"; 0 where there is always one."""
-        return float(getattr(self.bundle, "threshold", 0.0))
+        return self.bundle.threshold
 
 
 def application(service: Service) -> Callable[[Scope, Receive, Send], Awaitable[None]]:
