@@ -37,8 +37,6 @@ def predict(
       heeler predict runs/photos-1/model new-photos/ --out predictions.csv
       heeler predict runs/photos-1/model photo.jpg --json
       find scans -name '*.jpg' | heeler predict runs/photos-1/model - --sort-into sorted/
-      heeler predict runs/photos-1/model archive/ --out predictions.csv --resume
-      heeler predict runs/photos-1/model s3://bucket/shards/ --engine ray --out s3://bucket/answers/
     """
     options.need(model, "a model folder")
     if json and out == "-":
