@@ -25,6 +25,7 @@ from heeler.learn.tune import Tuned
 from heeler.photos import Photos
 from heeler.plans import Plan, TrainOptions
 from heeler.records import FloatArray, Preprocessing, RunResult
+from heeler.runs import repeat_command
 
 if TYPE_CHECKING:
     from heeler.train import Verdict
@@ -122,7 +123,7 @@ def report_context(
         history=[asdict(epoch) for epoch in tuned.history] if tuned else (),
         n_epochs=tuned.n_epochs if tuned else 0.0,
         stopped_early=bool(tuned and tuned.stopped_early),
-        command=shlex.join(options.command),
+        command=shlex.join(repeat_command(result.run, options)),
         versions=shown.versions,
         settings=settings,
         hardware=shown.hardware,

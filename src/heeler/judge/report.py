@@ -19,7 +19,7 @@ from markupsafe import Markup
 
 from heeler.files import write_text
 from heeler.fixes import Fix
-from heeler.judge.advice import headline, largest_class, next_steps, percent
+from heeler.judge.advice import calibrated_by, headline, largest_class, next_steps, percent, taught_by
 from heeler.judge.certainty import uncalibrated
 from heeler.judge.explain import overlay
 from heeler.judge.figures import coverage_chart, duration, learning_chart, loss_chart, reliability_chart, time_chart
@@ -160,6 +160,7 @@ def render_report(context: ReportContext) -> str:
         scores=scores,
         largest=largest_class(scores),
         headline=headline(scores),
+        taught={"photos": taught_by(context.result), "temperature": calibrated_by(context.result)},
         scale=scale_marks(scores),
         sheet=[(data_uri(image), label) for image, label in context.sheet],
         matrix=matrix_rows(scores),

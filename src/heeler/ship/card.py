@@ -33,6 +33,11 @@ def model_card(name: str, result: RunResult, settings: Mapping[str, str]) -> str
     low, high = (f"{100 * value:.1f}" for value in scores.interval)
     judged = f"{scores.n:,} photos that had no part in training or choosing"
     made = f"{result.n_train:,} photos; {result.n_valid:,} more chose between models and set the temperature"
+    if result.chosen == "probe":
+        made = (
+            f"{result.n_train + result.n_valid:,} photos: {result.n_train:,} to begin with, and {result.n_valid:,} "
+            "more once these had chosen between models and set the temperature"
+        )
     if scores.estimate == "out-of-fold":
         judged = f"{scores.n:,} photos, each judged by a model that had not learned from it"
         made = f"all {scores.n:,} photos, since they are too few to keep some back; the temperature is out-of-fold too"
