@@ -60,7 +60,9 @@ def test_other_photos_or_options_are_refused_and_nothing_is_lost(trained_run: Tr
     assert part.exists() and not out.exists()
     changed = run_heeler("predict", trained_run.model, *photos * 4, "--out", out, "--resume", "--top", 2)
     assert_clear(changed, 2, "top 3, and this is 2", str(part))
-    assert run_heeler("predict", trained_run.model, *photos * 4, "--out", out, "--resume").code == 0
+    changed = run_heeler("predict", trained_run.model, *photos * 4, "--out", out, "--resume")
+    assert_clear(changed, 2, "sorted into", "and this is nothing")
+    assert run_heeler("predict", trained_run.model, *photos * 4, "--out", out).code == 0
     assert not part.exists() and len(out.read_text().splitlines()) == 49
 
 
