@@ -186,14 +186,18 @@ def test_a_disk_that_is_full_where_the_run_goes(
 def test_a_disk_that_is_full_where_predictions_go(
     trained_run: TrainedRun, earlier: Path, mount: Callable[..., Path]
 ) -> None:
-    small = mount("-t", "tmpfs", "-o", "size=16k", "tmpfs")
+    small = mount("-t", "tmpfs", "-o", "size=40k", "tmpfs")
     (small / "predictions.csv").write_text("of an earlier day")
-    (small / "filling").write_bytes(bytes(8192))
+    (small / "filling").write_bytes(bytes(28672))
     photos = [trained_run.source / "cat" / f"{number}.jpg" for number in range(10)] * 8
     args = ("predict", earlier / "photos-1" / "model", *photos, "--out", small / "predictions.csv")
     assert_refused(args, earlier, 1, "disk is full", "predictions.csv")
     assert (small / "predictions.csv").read_text() == "of an earlier day"
-    assert sorted(path.name for path in small.iterdir()) == ["filling", "predictions.csv"]
+    (small / "filling").unlink()
+    done = run_heeler(*args, "--resume")  # what was finished has stayed
+    assert done.code == 0, done.err
+    assert len((small / "predictions.csv").read_text().splitlines()) == 81
+    assert [path.name for path in small.iterdir()] == ["predictions.csv"]
 
 
 def test_a_place_that_cannot_be_written(photo_folder: PhotoFolder, earlier: Path, mount: Callable[..., Path]) -> None:

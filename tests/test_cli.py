@@ -208,9 +208,9 @@ def test_an_interrupt_is_one_line_and_130(tmp_path: Path) -> None:
         "import io, os, signal, sys, threading\nfrom heeler.cli import main\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "class Waited(io.TextIOWrapper):\n"
-        "    def read(self, *size):\n"
+        "    def readline(self, *size):\n"
         "        threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT)).start()\n"
-        "        return super().read(*size)\n"
+        "        return super().readline(*size)\n"
         "sys.stdin = Waited(sys.stdin.buffer)\n"
         f"sys.exit(main(['predict', {str(tmp_path)!r}, '-']))"
     )

@@ -62,6 +62,8 @@ def opened(browser: Any, served: Served, fragment: str = "", **options: Any) -> 
     tab.on("console", lambda message: tab.said.append(message.text))
     tab.on("pageerror", lambda error: tab.said.append(str(error)))
     tab.on("dialog", lambda dialog: (tab.said.append(f"dialog: {dialog.message}"), dialog.dismiss()))
+    # Asked for late, a busy browser opens a chooser of its own, which nobody sees.
+    tab.on("filechooser", lambda _: None)
     tab.goto(served.address + fragment)
     try:
         yield tab

@@ -199,6 +199,9 @@ class Classifier:
     def threshold(self, unsure_below: float | None = None) -> float:
         """Top probability, in [0, 1], below which a photo is ``unsure``: the one given, or the model's own.
 
+        Args:
+            unsure_below: in [0, 1]; None is the model's own.
+
         Raises:
             UsageError: it is no probability.
         """
