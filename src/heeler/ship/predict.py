@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from heeler.data.decode import decode, fit_square, to_rgb
+from heeler.data.decode import decode, file_of, fit_square, to_rgb
 from heeler.errors import UnreadableError, UsageError
 from heeler.files import n_cores, read_regular
 from heeler.learn.engines import BATCH, Engine
@@ -101,12 +101,8 @@ class Classifier:
         with ThreadPoolExecutor(n_cores()) as pool:
             sources = chain(first, waiting)
             while batch := list(islice(sources, BATCH)):
-                for source in batch:
-                    if isinstance(source, Image.Image):
-                        # Here and not in the pool: Pillow cannot load one image twice at the same time.
-                        with contextlib.suppress(Exception):  # met again, and told, where it is read
-                            source.load()
-                read = list(pool.map(self._read, batch))
+                # Here and not in the pool: one image given twice must not be loaded twice at the same time.
+                read = list(pool.map(self._read, [_at_rest(source) for source in batch]))
                 squares = [square for square, _ in read if square is not None]
                 if squares and engine is None:
                     engine = logit_engine(self.bundle.model, self.bundle.spec, np.stack(squares), few=len(first) <= FEW)
@@ -156,6 +152,18 @@ class Classifier:
             f"{source.dtype} array of shape {source.shape}" if isinstance(source, np.ndarray) else type(source).__name__
         )
         raise UsageError(f"a {kind} is no photo", hint=KINDS)
+
+
+def _at_rest(source: Source) -> Source:
+    """The source itself, but for a Pillow image: the file that it was opened from, or itself with its pixels loaded."""
+    if not isinstance(source, Image.Image):
+        return source
+    data = file_of(source)
+    if data is not None:
+        return data
+    with contextlib.suppress(Exception):  # met again, and told, where it is read
+        source.load()
+    return source
 
 
 def load(path: str | Path) -> Classifier:
