@@ -43,6 +43,12 @@ MAY_IMPORT = {
 }
 HEAVY = {"torch", "torchvision", "timm", "accelerate", "onnx", "onnxruntime", "openvino", "sklearn", "scipy"}
 UNSAFE = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
+NEVER_NAMED = {
+    *("eval", "exec", "compile", "__import__", "builtins.eval", "builtins.exec"),
+    *("os.system", "os.popen", "subprocess.getoutput", "subprocess.getstatusoutput"),
+    *("torch.save", "torch.jit.load", "np.load", "numpy.load"),
+}
+NEVER_ATTRIBUTES = {"extractall", "unpack_archive"}
 NEVER_TORCH = (
     "errors",
     "files",
@@ -262,14 +268,59 @@ def test_a_public_name_that_is_not_there() -> None:
         _ = heeler.nothing
 
 
+def forbidden_calls(tree: ast.Module) -> list[str]:
+    """What a tree does that runs text as code, starts a shell, or unpacks an archive without looking."""
+    found = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute | ast.Name):
+            name = ast.unparse(node)
+            # Also where it is only named: ``run = eval`` calls it later.
+            if name in NEVER_NAMED or (isinstance(node, ast.Attribute) and node.attr in NEVER_ATTRIBUTES):
+                found.append(name)
+        elif isinstance(node, ast.keyword) and node.arg == "shell":
+            found.append(f"shell={ast.unparse(node.value)}")
+        elif isinstance(node, ast.ImportFrom):
+            names = {f"{node.module}.{alias.name}" for alias in node.names}
+            found += sorted(names & NEVER_NAMED)
+    return found
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "eval(x)",
+        "exec(x)",
+        "run = eval",
+        "builtins.eval(x)",
+        "os.system(x)",
+        "from os import system",
+        "os.popen(x)",
+        "subprocess.run(x, shell=True)",
+        "subprocess.run(x, shell=flag)",
+        "subprocess.getoutput(x)",
+        "archive.extractall(folder)",
+        "shutil.unpack_archive(x)",
+        "np.load(x)",
+        "torch.save(x, y)",
+        "torch.jit.load(x)",
+    ],
+)
+def test_what_is_forbidden_is_seen(code: str) -> None:
+    assert len(forbidden_calls(ast.parse(code))) == 1
+
+
+def test_what_only_sounds_forbidden_is_allowed() -> None:
+    fine = "model.eval()\nfile.extract(entry, folder)\nsubprocess.run([x])\nre.compile(x)\njson.load(x)"
+    assert forbidden_calls(ast.parse(fine)) == []
+
+
 @pytest.mark.parametrize("module", MODULES)
 def test_no_pickle_and_no_star(module: str) -> None:
     tree = TREES[module]
     assert UNSAFE.isdisjoint(part for name in imports(module) for part in name.split("."))
     names = {alias.name for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) for alias in node.names}
     assert "*" not in names
-    called = [ast.unparse(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)]
-    assert {"eval", "exec", "torch.save", "torch.jit.load", "np.load", "numpy.load"}.isdisjoint(called)
+    assert forbidden_calls(tree) == []
     if module != "heeler.learn.backbone":
         assert "torch.load" not in ast.unparse(tree)
         from_torch = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module == "torch"]

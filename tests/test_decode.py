@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import images
+from heeler.data import claims
 from heeler.data import decode as module
 from heeler.data.decode import MAX_PIXELS, Decoded, decode, fit_square, open_image, to_rgb
 from heeler.errors import UnreadableError
@@ -347,7 +348,7 @@ def test_the_limit_is_ours_and_pillow_never_warns(monkeypatch: pytest.MonkeyPatc
 
 
 def test_a_pillow_image_above_the_limit_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MAX_PIXELS", 1_000_000)
+    monkeypatch.setattr(claims, "MAX_PIXELS", 1_000_000)
     with pytest.raises(UnreadableError, match="claims 1,001 x 1,000 pixels"):
         to_rgb(Image.new("L", (1001, 1000)), WHITE)
 

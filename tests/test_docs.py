@@ -19,7 +19,7 @@ import typer
 import heeler
 from heeler import errors, options
 from heeler.cli import build_app
-from heeler.data import archives, decode, download, fetch, split
+from heeler.data import archives, decode, download, fetch, jpeg, split
 from heeler.data.sets import SETS
 from heeler.errors import HeelerError
 from heeler.files import MAX_FILE_BYTES
@@ -202,7 +202,7 @@ def row_of(words: str) -> str:
 def test_limits_are_those_of_the_code() -> None:
     assert f" {decode.MAX_PIXELS / 1e6:.0f} megapixels" in row_of("| one photo |")
     assert f" {MAX_FILE_BYTES / (1 << 30):.0f} GB " in row_of("| one photo's file |")
-    assert f" {decode._MAX_SCANS} " in row_of("progressive JPEG")
+    assert f" {jpeg.MAX_SCANS} " in row_of("progressive JPEG")
     assert f"at least {split.MIN_PHOTOS_PER_CLASS} different ones" in row_of("different ones")
     assert f"| {advice.FEW_PHOTOS_OF_A_CLASS} |" in row_of("asks for more")
     archive = f"{archives.MAX_ENTRIES:,} entries, {archives.MAX_BYTES / 1e9:.0f} GB unpacked"

@@ -124,15 +124,19 @@ def test_a_folder_means_the_photos_in_it(trained_run: TrainedRun) -> None:
 
 
 @pytest.mark.filterwarnings("error")
-def test_every_way_in_gives_the_same_answer(soft: heeler.Classifier, tmp_path: Path) -> None:
+def test_every_way_in_gives_the_same_answer(
+    soft: heeler.Classifier, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
     path = tmp_path / "cat.png"
     path.write_bytes(encode(cat(), "PNG"))
     pixels = np.asarray(cat())
+    opened = Image.open(path)
+    request.addfinalizer(opened.close)  # only read from, so that it still has its file
     ways: dict[str, Any] = {
         "path as text": str(path),
         "path": path,
         "bytes": path.read_bytes(),
-        "image in a file": Image.open(path),
+        "image in a file": opened,
         "image": cat(),
         "array": pixels,
         "array with gaps": np.ascontiguousarray(pixels[:, ::-1])[:, ::-1],

@@ -11,7 +11,7 @@ from __future__ import annotations
 import io
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -22,6 +22,7 @@ from PIL import (
     BmpImagePlugin,
     GifImagePlugin,
     Image,
+    ImageFile,
     Jpeg2KImagePlugin,
     JpegImagePlugin,
     PngImagePlugin,
@@ -30,22 +31,33 @@ from PIL import (
     WebPImagePlugin,
 )
 
+from heeler.data.claims import CUT, MAX_PIXELS, require_plausible, require_size, require_whole
+from heeler.data.jpeg import exif_orientation, plain_jpeg
 from heeler.data.square import MAX_ASPECT, fit_square, fit_stored, upright
 from heeler.errors import UnreadableError
+from heeler.files import MAX_FILE_BYTES
 from heeler.records import ByteArray, Preprocessing
 
-__all__ = ["MAX_ASPECT", "MAX_PIXELS", "Decoded", "Opened", "decode", "fit_square", "open_image", "to_rgb"]
+__all__ = ["MAX_ASPECT", "MAX_PIXELS", "Decoded", "Opened", "decode", "file_of", "fit_square", "open_image", "to_rgb"]
 
-MAX_PIXELS = 100_000_000
-"""Most pixels that a header may claim; decoded, that is 0.3 GB of RGB."""
-
-_MAX_SCANS = 500  # real progressive photos have about ten; each scan costs a pass over all coefficients
 _DRAFT_MARGIN = (
     1.4  # then pixels differ from a full decode's by 0.8 of 255 levels on average, less than the JPEG's own loss
 )
 _ORIENTATION = 0x0112
-_CUT = "is cut short"
 
+# Pillow's classes themselves, not Image.open: no other format's code ever runs on hostile bytes, and the size limit is
+# ours alone (Image.open warns from 89 megapixels on).
+_PLUGINS: Mapping[str, Callable[[io.BytesIO], ImageFile.ImageFile]] = {
+    "JPEG": JpegImagePlugin.JpegImageFile,
+    "PNG": PngImagePlugin.PngImageFile,
+    "WEBP": WebPImagePlugin.WebPImageFile,
+    "GIF": GifImagePlugin.GifImageFile,
+    "BMP": BmpImagePlugin.BmpImageFile,
+    "TIFF": TiffImagePlugin.TiffImageFile,
+    "PPM": PpmImagePlugin.PpmImageFile,
+    "JPEG2000": Jpeg2KImagePlugin.Jpeg2KImageFile,
+    "AVIF": AvifImagePlugin.AvifImageFile,
+}
 _MAGIC = (
     (re.compile(rb"\xff\xd8\xff"), "JPEG"),
     (re.compile(rb"\x89PNG\r\n\x1a\n"), "PNG"),
@@ -65,12 +77,6 @@ _NOT_IMAGES = (
     (re.compile(rb"8BPS"), "is a Photoshop document; save it as PNG or JPEG"),
     (re.compile(rb"PK\x03\x04"), "is a zip archive, not an image"),
 )
-_MARKER = re.compile(rb"\xff[^\x00\xff]")
-_EOI = b"\xff\xd9"
-_SOS = b"\xff\xda"
-# Bits that no Huffman code may consist of: enough for the decoder's read-ahead behind the last block of a whole scan,
-# too few to stand in for the blocks that a damaged scan lacks.
-_READ_AHEAD = b"\xff\x00" * 10
 
 
 @dataclass(frozen=True)
@@ -123,13 +129,15 @@ def decode(data: bytes, spec: Preprocessing) -> Decoded:
     """
     opened = open_image(data)
     image = opened.image
+    require_whole(data, opened.format)
+    require_plausible(opened.width_px, opened.height_px, len(data))
     try:
         extent_px = _draft(opened, spec) if isinstance(image, JpegImagePlugin.JpegImageFile) else None
         image.load()
         exif = image.info.get("exif")
         orientation = opened.orientation
         if not orientation:
-            orientation = _exif_orientation(exif) if isinstance(exif, bytes) else _orientation(image)
+            orientation = exif_orientation(exif) if isinstance(exif, bytes) else _orientation(image)
         rgb = _rgb8(image, spec.alpha)
     except Exception as error:
         _refuse(error, opened.format)
@@ -156,10 +164,10 @@ def open_image(data: bytes) -> Opened:
     orientation = 0
     try:
         if kind == "JPEG":
-            data, orientation = _plain_jpeg(data)
-        image = _plugin(kind)(io.BytesIO(data))
+            data, orientation = plain_jpeg(data)
+        image = _open_heif(io.BytesIO(data)) if kind == "HEIF" else _PLUGINS[kind](io.BytesIO(data))
         width, height = image.size
-        _require_size(width, height)
+        require_size(width, height)
         if isinstance(image, JpegImagePlugin.JpegImageFile):
             image.decodermaxblock = len(data)  # in one piece, without a copy
         if isinstance(image, TiffImagePlugin.TiffImageFile):
@@ -170,6 +178,34 @@ def open_image(data: bytes) -> Opened:
     except Exception as error:
         _refuse(error, kind)
     return Opened(image, kind, width, height, orientation)
+
+
+def file_of(image: Image.Image) -> bytes | None:
+    """Content of the file that a Pillow image was opened from, if nothing was done with it since.
+
+    ``decode`` of it is what the file's path gives: whole or refused, a large JPEG at reduced scale.
+
+    Args:
+        image: any Pillow image.
+
+    Returns:
+        None where the pixels were loaded, and so may have been changed; where the file is closed; where another frame
+        than the first was asked for; and for formats that heeler does not read.
+    """
+    is_loaded = getattr(image, "_im", image) is not None
+    if not isinstance(image, ImageFile.ImageFile) or is_loaded or image.format not in (*_PLUGINS, "MPO"):
+        return None
+    file = image.fp
+    try:
+        if image.tell() or file is None:
+            return None
+        at = file.tell()
+        file.seek(0)
+        data = file.read(MAX_FILE_BYTES)
+        file.seek(at)
+    except (OSError, ValueError):
+        return None
+    return data
 
 
 def to_rgb(image: Image.Image, alpha: tuple[int, int, int]) -> ByteArray:
@@ -192,7 +228,7 @@ def to_rgb(image: Image.Image, alpha: tuple[int, int, int]) -> ByteArray:
         UnreadableError: the image cannot be loaded, or has more than ``MAX_PIXELS`` pixels.
     """
     try:
-        _require_size(*image.size)
+        require_size(*image.size)
         image.load()
         return upright(_rgb8(image, alpha), _orientation(image))
     except Exception as error:
@@ -220,41 +256,15 @@ def _kind(data: bytes) -> str:
     raise UnreadableError("is not an image of a kind that heeler reads")
 
 
-def _plugin(kind: str) -> Callable[[io.BytesIO], Image.Image]:
-    # Pillow's classes themselves, not Image.open: no other format's code ever runs on hostile bytes, and the size
-    # limit is ours alone (Image.open warns from 89 megapixels on).
-    plugins: dict[str, Callable[[io.BytesIO], Image.Image]] = {
-        "JPEG": JpegImagePlugin.JpegImageFile,
-        "PNG": PngImagePlugin.PngImageFile,
-        "WEBP": WebPImagePlugin.WebPImageFile,
-        "GIF": GifImagePlugin.GifImageFile,
-        "BMP": BmpImagePlugin.BmpImageFile,
-        "TIFF": TiffImagePlugin.TiffImageFile,
-        "PPM": PpmImagePlugin.PpmImageFile,
-        "JPEG2000": Jpeg2KImagePlugin.Jpeg2KImageFile,
-        "AVIF": AvifImagePlugin.AvifImageFile,
-    }
-    return _open_heif if kind == "HEIF" else plugins[kind]
-
-
 def _open_heif(file: io.BytesIO) -> Image.Image:
     try:
         import pillow_heif
     except ImportError:
         raise UnreadableError('is a HEIC photo; to read these: pip install "heeler[heic]"') from None
     opened = pillow_heif.open_heif(file, convert_hdr_to_8bit=True)
-    _require_size(*opened.size)
+    require_size(*opened.size)
     image: Image.Image = opened.to_pillow()
     return image
-
-
-def _require_size(width: int, height: int) -> None:
-    if width < 1 or height < 1:
-        raise UnreadableError(f"claims {width:,} x {height:,} pixels")
-    if width * height > MAX_PIXELS:
-        raise UnreadableError(
-            f"claims {width:,} x {height:,} pixels; the limit is {MAX_PIXELS // 1_000_000} megapixels"
-        )
 
 
 def _refuse(error: Exception, kind: str) -> NoReturn:
@@ -266,67 +276,12 @@ def _refuse(error: Exception, kind: str) -> NoReturn:
     elif isinstance(error, MemoryError):
         reason = "needs more memory than there is"
     elif any(word in text for word in ("truncated", "unexpected end", "not enough")):
-        reason = _CUT
+        reason = CUT
     elif any(word in text for word in ("unknown pixel mode", "cannot handle", "unsupported", "not supported")):
         reason = f"is a {kind} of a rare kind; save it as an 8-bit JPEG or PNG"
     else:
         reason = f"is a damaged {kind} file"
     raise UnreadableError(reason) from error
-
-
-def _plain_jpeg(data: bytes) -> tuple[bytes, int]:
-    """The JPEG without metadata and without what follows the photo, proven whole, and its EXIF orientation.
-
-    Without metadata no malformed EXIF or colour profile can spoil a good photo, and a photo with a second one behind
-    it (MPO) is an ordinary JPEG.
-    """
-    kept = [data[:2]]
-    orientation, frame, n_components, at = 1, 0, 0, 2
-    while True:
-        found = _MARKER.search(data, at)
-        if found is None or found.end() + 2 > len(data):
-            raise UnreadableError(_CUT)
-        marker, at = data[found.end() - 1], found.end()
-        if marker == 0x01 or 0xD0 <= marker <= 0xD7:
-            continue
-        end = at + int.from_bytes(data[at : at + 2], "big")
-        if marker in (0xD8, 0xD9) or end < at + 2:
-            raise UnreadableError("is a damaged JPEG file")
-        if end > len(data):
-            raise UnreadableError(_CUT)
-        if marker == 0xDA:
-            return _whole_scans(data, kept, found.start(), frame, n_components), orientation
-        segment = data[at + 2 : end]
-        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
-            if frame or len(segment) < 6:
-                raise UnreadableError("is a damaged JPEG file")
-            frame, n_components = marker, segment[5]
-            _require_size(int.from_bytes(segment[3:5], "big"), int.from_bytes(segment[1:3], "big"))
-        if marker == 0xE1 and segment.startswith(b"Exif\0\0"):
-            orientation = _exif_orientation(segment)
-        # APP0 and APP14 say which colour space the numbers are in; the other APPn and comments are metadata.
-        if marker in (0xE0, 0xEE) or not (0xE0 <= marker <= 0xEF or marker == 0xFE):
-            kept.append(data[found.start() : end])
-        at = end
-
-
-def _whole_scans(data: bytes, kept: list[bytes], scan_at: int, frame: int, n_components: int) -> bytes:
-    """Join the kept segments and the scans so that Pillow fails if pixels are missing.
-
-    At an early end marker libjpeg fills what is missing with grey, and Pillow does not pass on its warning. So the only
-    scan of an ordinary JPEG is given without its end marker: a decoder that still wants data then has to stop.
-    """
-    scans_end = data.rfind(_EOI, scan_at)
-    if scans_end < 0:
-        raise UnreadableError(_CUT)
-    if frame in (0xC0, 0xC1) and data[scan_at + 4] == n_components:
-        return b"".join((*kept, memoryview(data)[scan_at:scans_end], _READ_AHEAD))
-    n_scans = data.count(_SOS, scan_at)
-    if n_scans > _MAX_SCANS:
-        raise UnreadableError(f"has {n_scans:,} scans; the limit is {_MAX_SCANS}")
-    if frame in (0xC0, 0xC1, 0xC2) and n_scans < 2:
-        raise UnreadableError(_CUT)
-    return b"".join((*kept, memoryview(data)[scan_at:]))
 
 
 def _draft(opened: Opened, spec: Preprocessing) -> tuple[float, float] | None:
@@ -347,22 +302,6 @@ def _orientation(image: Image.Image) -> int:
     except Exception:  # whatever is wrong with the metadata, the pixels are good
         return 1
     return value if isinstance(value, int) and 1 <= value <= 8 else 1
-
-
-def _exif_orientation(block: bytes) -> int:
-    """The orientation, 1 to 8, in a TIFF-structured EXIF block; 1 where there is none that makes sense."""
-    block = block.removeprefix(b"Exif\0\0")
-    if block[:2] not in (b"II", b"MM"):
-        return 1
-    order = "<" if block[:2] == b"II" else ">"
-    directory = int(np.frombuffer(block[4:8], order + "u4")[0]) if len(block) >= 8 else 0
-    n_bytes = {1: 1, 3: 2, 4: 4}
-    for at in range(directory + 2, len(block) - 11, 12):
-        tag, kind = np.frombuffer(block, order + "u2", 2, at).tolist()
-        if tag == _ORIENTATION and kind in n_bytes:
-            value = int(np.frombuffer(block, f"{order}u{n_bytes[kind]}", 1, at + 8)[0])
-            return value if 1 <= value <= 8 else 1
-    return 1
 
 
 def _rgb8(image: Image.Image, alpha: tuple[int, int, int]) -> ByteArray:

@@ -29,7 +29,7 @@ from heeler.files import cache_root, n_cores, read_regular, require_space, write
 from heeler.records import ByteArray, Catalogue, Note, OnEvent, Photo, Preprocessing, Progress
 
 # Raise when decoding changes what it makes of the same bytes.
-DECODE_VERSION = 3
+DECODE_VERSION = 4
 # Photos that a thread takes at once, fewer where they are large: the last threads then end together.
 CHUNK, CHUNK_BYTES = 16, 2 << 20
 # Chunks that each core may be ahead of the disk: 256 photos, 40 MB at 224 px.

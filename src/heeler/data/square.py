@@ -32,7 +32,7 @@ def fit_square(rgb: ByteArray, spec: Preprocessing) -> ByteArray:
 def fit_stored(rgb: ByteArray, spec: Preprocessing, orientation: int, extent_px: tuple[float, float]) -> ByteArray:
     """``fit_square`` of a photo as its file stores it: perhaps lying on its side, perhaps decoded at reduced scale.
 
-    Turning the small picture is cheaper than turning the large one and gives the same.
+    Turning the small picture is cheaper than turning the large one, and gives the same to the last level.
 
     Args:
         rgb: (H, W, 3) uint8.
@@ -55,7 +55,7 @@ def fit_stored(rgb: ByteArray, spec: Preprocessing, orientation: int, extent_px:
         size = side, side
     else:
         size = max(1, round(height * side / long)), max(1, round(width * side / long))
-    small = upright(_resize(rgb, size, extent_px, spec.interpolation), orientation)
+    small = upright(_resize(rgb, size, extent_px, spec.interpolation, orientation > 4), orientation)
     new_height, new_width = small.shape[:2]
     if spec.fit == "squash":
         return small
@@ -93,22 +93,33 @@ def upright(rgb: ByteArray, orientation: int) -> ByteArray:
     return np.ascontiguousarray(rgb)
 
 
-def _resize(rgb: ByteArray, size: tuple[int, int], extent_px: tuple[float, float], interpolation: str) -> ByteArray:
+def _resize(
+    rgb: ByteArray, size: tuple[int, int], extent_px: tuple[float, float], interpolation: str, lies: bool
+) -> ByteArray:
     import torch
     from torch.nn.functional import interpolate
 
+    def along(rows: bool, columns: bool) -> torch.Tensor:
+        if extent_px == rgb.shape[:2]:
+            target = (size[0] if rows else batch.shape[2], size[1] if columns else batch.shape[3])
+            return interpolate(batch, size=target, mode=interpolation, antialias=True)
+        # With factors, torch maps coordinates by them and cuts down the size; a hair more keeps the last pixel.
+        down, across = ((1 + 1e-9) * new / old for new, old in zip(size, extent_px, strict=True))
+        factors = (down if rows else 1.0, across if columns else 1.0)
+        more = interpolate(batch, scale_factor=factors, mode=interpolation, antialias=True)
+        return more[:, :, : size[0] if rows else None, : size[1] if columns else None]
+
     # Batch first, then channels: only so do the strides tell torch that the pixels are interleaved already.
     batch = torch.from_numpy(rgb)[None].permute(0, 3, 1, 2)
-    if extent_px != rgb.shape[:2]:
-        # With factors, torch maps coordinates by them and cuts down the size; a hair more keeps the last pixel.
-        factors = tuple((1 + 1e-9) * new / old for new, old in zip(size, extent_px, strict=True))
-        batch = interpolate(batch, scale_factor=factors, mode=interpolation, antialias=True)
-        return np.ascontiguousarray(batch[0, :, : size[0], : size[1]].permute(1, 2, 0).numpy())
-    if rgb.shape[0] * size[1] > _MAX_WIDENED:
-        # torch widens before it shortens, as Pillow does; a thread of 1 x 100,000,000 pixels must not be widened.
-        batch = interpolate(batch, size=(size[0], rgb.shape[1]), mode=interpolation, antialias=True)
-    batch = interpolate(batch, size=size, mode=interpolation, antialias=True)
-    return batch[0].permute(1, 2, 0).numpy()
+    # torch widens before it shortens, as Pillow does, and rounds in between. A photo that lies on its side takes the
+    # other order, as it would upright; so does a thread of 1 x 100,000,000 pixels, which must not be widened.
+    n_widened = rgb.shape[1] * size[0] if lies else rgb.shape[0] * size[1]
+    if lies != (n_widened > _MAX_WIDENED):
+        batch = along(rows=True, columns=False)
+        batch = along(rows=False, columns=True)
+    else:
+        batch = along(rows=True, columns=True)
+    return np.ascontiguousarray(batch[0].permute(1, 2, 0).numpy())
 
 
 def _crop_strip(rgb: ByteArray, spec: Preprocessing) -> ByteArray:

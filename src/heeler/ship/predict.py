@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from heeler.data.decode import decode, fit_square, to_rgb
+from heeler.data.decode import decode, file_of, fit_square, to_rgb
 from heeler.errors import UnreadableError, UsageError
 from heeler.files import n_cores, read_regular
 from heeler.learn.engines import BATCH, Engine
@@ -177,12 +177,9 @@ class Classifier:
         while True:
             batch = []
             for source in islice(sources, BATCH):
-                if isinstance(source, Image.Image):
-                    # Here and not in the pool: Pillow cannot load one image twice at the same time.
-                    with contextlib.suppress(Exception):  # met again, and told, where it is read
-                        source.load()
                 path = str(source) if isinstance(source, str | Path) else ""
-                batch.append((path, pool.submit(self._read, source)))
+                # Here and not in the pool: one image given twice must not be loaded twice at the same time.
+                batch.append((path, pool.submit(self._read, _at_rest(source))))
             if batch:
                 reading.append(batch)
             if len(reading) > 1 or (reading and not batch):
@@ -244,6 +241,18 @@ class Classifier:
             f"{source.dtype} array of shape {source.shape}" if isinstance(source, np.ndarray) else type(source).__name__
         )
         raise UsageError(f"a {kind} is no photo", hint=KINDS)
+
+
+def _at_rest(source: Source | Deferred) -> Source | Deferred:
+    """The source itself, but for a Pillow image: the file that it was opened from, or itself with its pixels loaded."""
+    if not isinstance(source, Image.Image):
+        return source
+    data = file_of(source)
+    if data is not None:
+        return data
+    with contextlib.suppress(Exception):  # met again, and told, where it is read
+        source.load()
+    return source
 
 
 def load(path: str | Path) -> Classifier:

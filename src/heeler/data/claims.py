@@ -1,0 +1,202 @@
+"""What a file's header may claim, and whether the bytes that it promises are all there; no pixel is decoded.
+
+Decoders differ in what they make of a file that lost its end: some fill up with grey, some stop at the last whole row.
+So the end mark of each format is looked for here, or its length, whichever it has; JPEG has a module of its own.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+
+from heeler.errors import UnreadableError
+
+MAX_PIXELS = 100_000_000
+"""Most pixels that a header may claim; decoded, that is 0.3 GB of RGB."""
+
+CUT = "is cut short"
+# Below, even the hungriest decoder stays within 0.3 GB, whatever the header claims.
+FREE_PIXELS = 8_000_000
+# Pixels that one byte of file can stand for in a photo. Scans of line drawings reach 700; photos stay below 50.
+MAX_PIXELS_PER_BYTE = 1000
+# Decoders step through these one by one. A PNG of 100 MB in pieces of 8 kB has 12,500.
+MAX_PIECES = 200_000
+# Real TIFFs have a page or some hundred; the check walks all of them.
+MAX_PAGES = 10_000
+# Pillow reads numbers that are written out in Python, 3 million in a second.
+MAX_PLAIN_BYTES = 8 << 20
+_KNOWN_BOXES = (b"ftyp", b"meta", b"moov", b"mdat", b"free", b"skip", b"idat", b"uuid", b"jp2h", b"jp2c")
+_FIELD_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
+
+
+def require_size(width: int, height: int) -> None:
+    """Refuse a picture of no pixels or of too many.
+
+    Raises:
+        UnreadableError: so it is.
+    """
+    if width < 1 or height < 1:
+        raise UnreadableError(f"claims {width:,} x {height:,} pixels")
+    if width * height > MAX_PIXELS:
+        raise UnreadableError(
+            f"claims {width:,} x {height:,} pixels; the limit is {MAX_PIXELS // 1_000_000} megapixels"
+        )
+
+
+def require_plausible(width: int, height: int, n_bytes: int) -> None:
+    """Refuse a large picture in a file so small that it can only be a bomb: decoders would ask for memory first.
+
+    Raises:
+        UnreadableError: so it is.
+    """
+    if width * height > max(FREE_PIXELS, MAX_PIXELS_PER_BYTE * n_bytes):
+        raise UnreadableError(f"claims {width:,} x {height:,} pixels in {n_bytes:,} bytes, which no photo is packed in")
+
+
+def require_whole(data: bytes, kind: str) -> None:
+    """Refuse a file that lacks its end, or that is in more pieces than can be stepped through.
+
+    Args:
+        data: content of the file.
+        kind: ``PNG``, ``GIF``, ``WEBP``, ``BMP``, ``TIFF``, ``PPM``, ``JPEG2000``, ``AVIF`` or ``HEIF``; of others
+            nothing is said.
+
+    Raises:
+        UnreadableError: it is cut short; or the number and the limit.
+    """
+    checks = {
+        "PNG": _png,
+        "GIF": _gif,
+        "WEBP": _webp,
+        "BMP": _bmp,
+        "TIFF": _tiff,
+        "PPM": _ppm,
+        "JPEG2000": _jpeg2000,
+        "AVIF": _boxes,
+        "HEIF": _boxes,
+    }
+    try:
+        is_whole = kind not in checks or checks[kind](data)
+    except (struct.error, IndexError):  # a number stands across the end
+        is_whole = False
+    if not is_whole:
+        raise UnreadableError(CUT)
+
+
+def _pieces() -> Iterator[None]:
+    for _ in range(MAX_PIECES):
+        yield
+    raise UnreadableError(f"is in more than {MAX_PIECES:,} pieces, the limit")
+
+
+def _png(data: bytes) -> bool:
+    at = 8
+    for _ in _pieces():
+        length, name = struct.unpack_from(">I4s", data, at)
+        at += 12 + length
+        if name == b"IEND" or at > len(data):
+            break
+    return at <= len(data)
+
+
+def _gif(data: bytes) -> bool:
+    at = 13 + _palette_bytes(data[10])
+    for _ in _pieces():
+        introducer = data[at]
+        if introducer == 0x3B:
+            return True
+        if introducer == 0x2C:
+            at += 10 + _palette_bytes(data[at + 9]) + 1
+        elif introducer == 0x21:
+            at += 2
+        else:
+            at += 1  # some writers leave a zero between blocks, and decoders step over it
+            continue
+        while data[at]:
+            at += 1 + data[at]
+        at += 1
+    return False
+
+
+def _palette_bytes(flags: int) -> int:
+    return 3 << ((flags & 7) + 1) if flags & 0x80 else 0
+
+
+def _webp(data: bytes) -> bool:
+    return 8 + int(struct.unpack_from("<I", data, 4)[0]) <= len(data)
+
+
+def _bmp(data: bytes) -> bool:
+    return int(struct.unpack_from("<I", data, 2)[0]) <= len(data)
+
+
+def _ppm(data: bytes) -> bool:
+    if data[1] in b"456":
+        return True  # its pixels have a length, which Pillow asks for
+    if len(data) > MAX_PLAIN_BYTES:
+        raise UnreadableError(f"is a PPM in {len(data):,} bytes of text; save it as PNG")
+    # A number may have lost its last digit, unless something follows it.
+    return data[1:2] == b"1" or data[-1:].isspace()
+
+
+def _jpeg2000(data: bytes) -> bool:
+    codestream = data.find(b"\xff\x4f\xff\x51")
+    first_tile = data.find(b"\xff\x93", codestream)
+    # From the first tile on, these two bytes stand for the end alone: packed pixels are stuffed so as to lack them.
+    return _boxes(data) and 0 <= codestream < first_tile < data.rfind(b"\xff\xd9")
+
+
+def _boxes(data: bytes) -> bool:
+    """Whether each box of an ISO base media file ends within the file."""
+    if data.startswith(b"\xff\x4f"):
+        return True
+    at = 0
+    for _ in _pieces():
+        if at + 8 > len(data):
+            break
+        size, name = struct.unpack_from(">I4s", data, at)
+        if name not in _KNOWN_BOXES and at:
+            break  # what cameras put behind the last box need not be one
+        if size == 1:
+            (size,) = struct.unpack_from(">Q", data, at + 8)
+        if size == 0:
+            break  # to the end of the file
+        if size < 8:
+            return True  # not cut but damaged, which the decoder will say
+        at += size
+    return at <= len(data)
+
+
+def _tiff(data: bytes) -> bool:
+    """Whether the pixels of each page lie within the file, and each page that is announced too."""
+    order = "<" if data[:1] == b"I" else ">"
+    big = 43 in data[2:4]
+    offset = "Q" if big else "I"
+    count, entry, at_next = ("Q", f"{order}HHQ", 8) if big else ("H", f"{order}HHI", 4)
+    n_count, n_entry = struct.calcsize(order + count), struct.calcsize(entry) + at_next
+    (page,) = struct.unpack_from(order + offset, data, 8 if big else 4)
+    seen: set[int] = set()
+    while page and page not in seen and len(seen) < MAX_PAGES:
+        seen.add(page)
+        (n_entries,) = struct.unpack_from(order + count, data, page)
+        start = page + n_count
+        if start + n_entries * n_entry + at_next > len(data):
+            return False
+        places: dict[int, list[int]] = {}
+        for at in range(start, start + n_entries * n_entry, n_entry):
+            tag, kind, n_values = struct.unpack_from(entry, data, at)
+            n_bytes = _FIELD_BYTES.get(kind, 1) * n_values
+            value_at = at + n_entry - at_next
+            if n_bytes > at_next:
+                (value_at,) = struct.unpack_from(order + offset, data, value_at)
+            if value_at + n_bytes > len(data):
+                return False
+            if tag in (273, 279, 324, 325) and kind in (3, 4, 16):
+                letter = {3: "H", 4: "I", 16: "Q"}[kind]
+                places[tag] = list(struct.unpack_from(f"{order}{n_values}{letter}", data, value_at))
+        for starts, sizes in ((273, 279), (324, 325)):
+            ends = (a + n for a, n in zip(places.get(starts, []), places.get(sizes, []), strict=False))
+            if max(ends, default=0) > len(data):
+                return False
+        (page,) = struct.unpack_from(order + offset, data, start + n_entries * n_entry)
+    return True

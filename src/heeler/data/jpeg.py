@@ -1,0 +1,108 @@
+"""A JPEG's structure, without its pixels: what of it a decoder needs, whether its scans are whole, which way is up."""
+
+from __future__ import annotations
+
+import re
+import struct
+
+from heeler.data.claims import CUT, require_size
+from heeler.errors import UnreadableError
+
+MAX_SCANS = 500
+"""Most scans of a progressive JPEG; real ones have about ten, and each costs a pass over all coefficients."""
+
+MAX_SCAN_PIXELS = 4_000_000_000
+"""Most pixels times scans: 40 scans of the largest photo, which is a second of work."""
+
+# Each block of 8 x 8 pixels takes a bit at least: what has fewer is cut, and need not be given memory to find out.
+_PIXELS_PER_BYTE = 512
+_MAX_SEGMENTS = 20_000  # before the first scan; the longest colour profiles and XMP take some hundred
+_ORIENTATION = 0x0112
+_HUFFMAN = (0xC0, 0xC1, 0xC2)
+_MARKER = re.compile(rb"\xff[^\x00\xff]")
+_EOI = b"\xff\xd9"
+_SOS = b"\xff\xda"
+# Bits that no Huffman code may consist of: enough for the decoder's read-ahead behind the last block of a whole scan,
+# too few to stand in for the blocks that a damaged scan lacks.
+_READ_AHEAD = b"\xff\x00" * 10
+
+
+def plain_jpeg(data: bytes) -> tuple[bytes, int]:
+    """The JPEG without metadata and without what follows the photo, proven whole, and its EXIF orientation.
+
+    Without metadata no malformed EXIF or colour profile can spoil a good photo, and a photo with a second one behind
+    it (MPO) is an ordinary JPEG.
+    """
+    kept = [data[:2]]
+    orientation, frame, n_components, n_pixels, at = 1, 0, 0, 0, 2
+    for _ in range(_MAX_SEGMENTS):
+        found = _MARKER.search(data, at)
+        if found is None or found.end() + 2 > len(data):
+            raise UnreadableError(CUT)
+        marker, at = data[found.end() - 1], found.end()
+        if marker == 0x01 or 0xD0 <= marker <= 0xD7:
+            continue
+        end = at + int.from_bytes(data[at : at + 2], "big")
+        if marker in (0xD8, 0xD9) or end < at + 2:
+            raise UnreadableError("is a damaged JPEG file")
+        if end > len(data):
+            raise UnreadableError(CUT)
+        if marker == 0xDA:
+            return _whole_scans(data, kept, found.start(), frame, n_components, n_pixels), orientation
+        segment = data[at + 2 : end]
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
+            if frame or len(segment) < 6:
+                raise UnreadableError("is a damaged JPEG file")
+            frame, n_components = marker, segment[5]
+            width, height = int.from_bytes(segment[3:5], "big"), int.from_bytes(segment[1:3], "big")
+            require_size(width, height)
+            n_pixels = width * height
+        if marker == 0xE1 and segment.startswith(b"Exif\0\0"):
+            orientation = exif_orientation(segment)
+        # APP0 and APP14 say which colour space the numbers are in; the other APPn and comments are metadata.
+        if marker in (0xE0, 0xEE) or not (0xE0 <= marker <= 0xEF or marker == 0xFE):
+            kept.append(data[found.start() : end])
+        at = end
+    raise UnreadableError(f"has more than {_MAX_SEGMENTS:,} segments before its pixels")
+
+
+def _whole_scans(data: bytes, kept: list[bytes], scan_at: int, frame: int, n_components: int, n_pixels: int) -> bytes:
+    """Join the kept segments and the scans so that Pillow fails if pixels are missing.
+
+    At an early end marker libjpeg fills what is missing with grey, and Pillow does not pass on its warning. So the only
+    scan of an ordinary JPEG is given without its end marker: a decoder that still wants data then has to stop.
+    """
+    scans_end = data.rfind(_EOI, scan_at)
+    if scans_end < 0 or (frame in _HUFFMAN and n_pixels > _PIXELS_PER_BYTE * (scans_end - scan_at)):
+        raise UnreadableError(CUT)
+    if frame in (0xC0, 0xC1) and data[scan_at + 4] == n_components:
+        return b"".join((*kept, memoryview(data)[scan_at:scans_end], _READ_AHEAD))
+    n_scans = data.count(_SOS, scan_at)
+    if n_scans > MAX_SCANS:
+        raise UnreadableError(f"has {n_scans:,} scans; the limit is {MAX_SCANS}")
+    if n_scans * n_pixels > MAX_SCAN_PIXELS:
+        raise UnreadableError(f"has {n_scans:,} scans of {n_pixels:,} pixels; save it as an ordinary JPEG")
+    if frame in _HUFFMAN and n_scans < 2:
+        raise UnreadableError(CUT)
+    return b"".join((*kept, memoryview(data)[scan_at:]))
+
+
+def exif_orientation(block: bytes) -> int:
+    """The orientation, 1 to 8, in a TIFF-structured EXIF block; 1 where there is none that makes sense."""
+    block = block.removeprefix(b"Exif\0\0")
+    if block[:2] not in (b"II", b"MM"):
+        return 1
+    order = "<" if block[:2] == b"II" else ">"
+    letters = {1: "B", 3: "H", 4: "I"}
+    try:
+        (directory,) = struct.unpack_from(order + "I", block, 4)
+        # Behind its last entry stand values and the thumbnail's directory, which has an orientation of its own.
+        (n_entries,) = struct.unpack_from(order + "H", block, directory)
+        for at in range(directory + 2, directory + 2 + 12 * n_entries, 12):
+            tag, kind = struct.unpack_from(order + "HH", block, at)
+            if tag == _ORIENTATION and kind in letters:
+                (value,) = struct.unpack_from(order + letters[kind], block, at + 8)
+                return value if 1 <= value <= 8 else 1
+    except struct.error:
+        return 1
+    return 1
