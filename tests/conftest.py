@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import json
 import os
@@ -20,6 +21,30 @@ from skimage import data as photos
 SCENES = {"cat": photos.chelsea, "coffee": photos.coffee, "person": photos.astronaut, "rocket": photos.rocket}
 # Small pictures and the head alone make a training of seconds; most promises depend on neither.
 SMALL = ("--image-px", "64", "--epochs", "0")
+
+
+# Files of half a minute go first where two processes share the tests, so that none ends long after the other.
+LONG = (
+    "test_kill_resume.py", "test_tune.py", "test_train.py", "test_planning.py", "test_resume.py", "test_train_fixes.py",
+    "test_estimator.py", "test_notebook.py", "test_api.py",
+)  # fmt: skip
+# What no other test may run beside: two processes that wait for each other, and answers in so many milliseconds.
+ALONE = (
+    "test_devices.py::",
+    "test_api.py::test_importing_heeler_is_quick_and_loads_nothing_heavy",
+    "test_cli.py::test_help_answers_in_under_300_ms_and_loads_nothing_heavy",
+    "test_decode.py::test_a_claim_of_400_megapixels_is_refused_at_once",
+)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Long files first; and ``alone`` marks what ``make test`` runs when all else is done."""
+    places = {name: place for place, name in enumerate(LONG)}
+    items.sort(key=lambda item: places.get(item.path.name, len(LONG)))
+    for item in items:
+        if f"{item.path.name}::{item.name}".startswith(ALONE):
+            item.add_marker("alone")
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -50,12 +75,29 @@ def fresh_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def scene(name: str, number: int) -> Image.Image:
     """A piece of a real photo, 160 x 160 pixels; each number shows another piece at another scale."""
-    whole = Image.fromarray(SCENES[name]())
+    return _scene(name, number).copy()
+
+
+@functools.cache
+def _scene(name: str, number: int) -> Image.Image:
+    whole = _whole(name)
     draw = np.random.default_rng([number, *name.encode()])
     side = int(min(whole.size) * draw.uniform(0.35, 0.7))
     left, top = (int(draw.integers(0, room - side + 1)) for room in whole.size)
     piece = whole.crop((left, top, left + side, top + side)).resize((160, 160), Image.Resampling.LANCZOS)
     return piece.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if draw.random() < 0.5 else piece
+
+
+@functools.cache
+def _whole(name: str) -> Image.Image:
+    return Image.fromarray(SCENES[name]())
+
+
+@functools.cache
+def _jpeg(name: str, number: int) -> bytes:
+    file = io.BytesIO()
+    _scene(name, number).save(file, "JPEG", quality=92)
+    return file.getvalue()
 
 
 @pytest.fixture
@@ -76,7 +118,7 @@ def make_photos(root: Path, **n_photos: int) -> Path:
     for label, n in (n_photos or dict.fromkeys(SCENES, 12)).items():
         (root / label).mkdir(parents=True)
         for number in range(n):
-            scene(label, number).save(root / label / f"{number}.jpg", quality=92)
+            (root / label / f"{number}.jpg").write_bytes(_jpeg(label, number))
     return root
 
 

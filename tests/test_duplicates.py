@@ -124,10 +124,18 @@ def different() -> list[Image.Image]:
     return pieces + whole
 
 
+@pytest.fixture(scope="module")
+def miniatures_of_different(different: list[Image.Image]) -> ByteArray:
+    return miniatures(different)
+
+
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_near_duplicates_are_found_and_different_photos_are_not(different: list[Image.Image], variant: str) -> None:
+def test_near_duplicates_are_found_and_different_photos_are_not(
+    different: list[Image.Image], miniatures_of_different: ByteArray, variant: str
+) -> None:
     n = len(different)
-    found = near_duplicates(miniatures(different + [VARIANTS[variant](image) for image in different]))
+    varied = miniatures([VARIANTS[variant](image) for image in different])
+    found = near_duplicates(np.concatenate([miniatures_of_different, varied]))
     assert found == sorted(set(found)) and all(i < j for i, j in found)
     assert all(j == i + n for i, j in found), "two different photos were taken for one"
     assert len(found) >= LEAST_FOUND.get(variant, 0.95) * n
@@ -191,9 +199,9 @@ def test_hashes_have_as_many_ones_as_zeros() -> None:
 
 
 def test_no_pair_that_is_alike_is_passed_over_or_told_twice(
-    different: list[Image.Image], monkeypatch: pytest.MonkeyPatch
+    miniatures_of_different: ByteArray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    images = miniatures(different).astype(np.float32)
+    images = miniatures_of_different.astype(np.float32)
     images -= images.mean(axis=(1, 2), keepdims=True)
     images /= np.linalg.norm(images, axis=(1, 2), keepdims=True)
     basis = cosines(32)

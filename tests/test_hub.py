@@ -5,11 +5,10 @@ from __future__ import annotations
 import hashlib
 import http.server
 import json
-import os
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -79,38 +78,70 @@ def hub(tmp_path: Path) -> Iterator[tuple[str, type[Hub]]]:
         thread.join()
 
 
-# The hub's client reads its environment when it is imported, so each load is a process of its own.
+# The hub's client reads its environment when it is imported, so each load is a process of its own: a fork of one that
+# has imported what takes long and nothing of the hub's.
 LOADER = """
-import json, sys, time
-from heeler.errors import HeelerError
-from heeler.learn.backbone import load_backbone
-from safetensors.torch import save_file
-name, out = sys.argv[1:]
-start = time.monotonic()
-try:
-    save_file(load_backbone(name).model.state_dict(), out)
-    print(json.dumps({"error": None}))
-except HeelerError as error:
-    seconds = time.monotonic() - start
-    print(json.dumps({"error": type(error).__name__, "said": str(error), "hint": error.hint, "seconds": seconds}))
+import json, os, signal, sys, time
+import scipy.optimize, torch, torchvision
+
+def load(environment, name, out, answer):
+    for key in [key for key in os.environ if key.startswith(("HF_", "HUGGINGFACE"))]:
+        del os.environ[key]
+    os.environ.update(environment)
+    signal.alarm(180)
+    from heeler.errors import HeelerError
+    from heeler.learn.backbone import load_backbone
+    from safetensors.torch import save_file
+    start = time.monotonic()
+    try:
+        save_file(load_backbone(name).model.state_dict(), out)
+        found = {"error": None}
+    except HeelerError as error:
+        seconds = time.monotonic() - start
+        found = {"error": type(error).__name__, "said": str(error), "hint": error.hint, "seconds": seconds}
+    with open(answer, "w") as file:
+        json.dump(found, file)
+
+assert not [name for name in sys.modules if name.startswith(("huggingface_hub", "timm", "heeler"))]
+for line in sys.stdin:
+    process = os.fork()
+    if process == 0:
+        os.dup2(2, 1)
+        try:
+            load(*json.loads(line))
+            os._exit(0)
+        except BaseException:
+            sys.excepthook(*sys.exc_info())
+            sys.stderr.flush()
+            os._exit(1)
+    print(os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]), flush=True)
 """
 
+Load = Callable[..., dict[str, Any]]
 
-def load_elsewhere(name: str, out: Path, endpoint: str, home: Path, **environment: str) -> dict[str, Any]:
-    """Load a backbone in a process whose hub is ``endpoint``, and save its weights."""
-    settings = {"HF_ENDPOINT": endpoint, "HF_HOME": str(home), "HF_HUB_DISABLE_XET": "1", "NO_PROXY": "127.0.0.1"}
-    kept = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "HUGGINGFACE"))}
-    done = subprocess.run(
-        [sys.executable, "-c", LOADER, name, str(out)],
-        env=kept | settings | environment,
-        capture_output=True,
-        text=True,
-        timeout=180,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return found
+
+@pytest.fixture(scope="module")
+def load_elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Load]:
+    """``load_elsewhere(name, out, endpoint, home)``: load a backbone where that is the hub, and save its weights."""
+    log = tmp_path_factory.mktemp("loader") / "stderr"
+    with log.open("w") as stderr, subprocess.Popen(
+        [sys.executable, "-c", LOADER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr, text=True
+    ) as process:  # fmt: skip
+        told, asked = process.stdout, process.stdin
+        assert told is not None and asked is not None
+
+        def load(name: str, out: Path, endpoint: str, home: Path, **environment: str) -> dict[str, Any]:
+            settings = {"HF_ENDPOINT": endpoint, "HF_HOME": str(home), "HF_HUB_DISABLE_XET": "1"}
+            answer = out.with_suffix(".json")
+            job = settings | {"NO_PROXY": "127.0.0.1"} | environment, name, str(out), str(answer)
+            print(json.dumps(job), file=asked, flush=True)
+            assert told.readline() == "0\n", log.read_text()
+            found: dict[str, Any] = json.loads(answer.read_text())
+            return found
+
+        yield load
+        asked.close()
+        assert process.wait(60) == 0
 
 
 def files_asked_for(serving: type[Hub]) -> set[str]:
@@ -118,7 +149,9 @@ def files_asked_for(serving: type[Hub]) -> set[str]:
     return {path.rpartition("/")[2] for path in serving.seen if "/resolve/" in path}
 
 
-def test_weights_from_a_hub_and_then_without_it(hub: tuple[str, type[Hub]], tmp_path: Path) -> None:
+def test_weights_from_a_hub_and_then_without_it(
+    hub: tuple[str, type[Hub]], load_elsewhere: Load, tmp_path: Path
+) -> None:
     endpoint, serving = hub
     out, home = tmp_path / "loaded.safetensors", tmp_path / "home"
     assert load_elsewhere(TINY, out, endpoint, home)["error"] is None
@@ -135,7 +168,7 @@ def test_weights_from_a_hub_and_then_without_it(hub: tuple[str, type[Hub]], tmp_
     assert not files_asked_for(serving), "what is in the hub's own cache is not asked for again"
 
 
-def test_no_hub_is_told_in_seconds(tmp_path: Path) -> None:
+def test_no_hub_is_told_in_seconds(load_elsewhere: Load, tmp_path: Path) -> None:
     found = load_elsewhere(TINY, tmp_path / "out", "http://127.0.0.1:9", tmp_path / "home")
     assert found["error"] == "ResourceError"
     assert TINY in found["said"]
@@ -144,7 +177,7 @@ def test_no_hub_is_told_in_seconds(tmp_path: Path) -> None:
     assert found["seconds"] < 30
 
 
-def test_a_hub_that_says_nothing_is_told_in_seconds(tmp_path: Path) -> None:
+def test_a_hub_that_says_nothing_is_told_in_seconds(load_elsewhere: Load, tmp_path: Path) -> None:
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hub) as silent:  # listens, and is never asked to answer
         port = silent.server_address[1]
         found = load_elsewhere(TINY, tmp_path / "out", f"http://127.0.0.1:{port}", tmp_path / "home")
@@ -152,7 +185,9 @@ def test_a_hub_that_says_nothing_is_told_in_seconds(tmp_path: Path) -> None:
     assert HUB_TIMEOUT_S <= found["seconds"] < HUB_TIMEOUT_S + 30
 
 
-def test_a_hub_without_safetensors_is_not_asked_for_pickles(hub: tuple[str, type[Hub]], tmp_path: Path) -> None:
+def test_a_hub_without_safetensors_is_not_asked_for_pickles(
+    hub: tuple[str, type[Hub]], load_elsewhere: Load, tmp_path: Path
+) -> None:
     endpoint, serving = hub
     found = load_elsewhere("test_resnet", tmp_path / "out", endpoint, tmp_path / "home")
     assert found["error"] == "ResourceError"
