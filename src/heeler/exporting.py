@@ -199,7 +199,9 @@ def find_photos(bundle: Bundle, folder: Path | None, *, int8: bool = False) -> P
     run = bundle.path.absolute().parent
     parted = files_of_run(run)
     learnt = [Labelled(file, number.get(name, UNKNOWN)) for part, file, name in parted if part == "train"]
-    held_out = [Labelled(file, number.get(name, UNKNOWN)) for part, file, name in parted if part in ("valid", "test")]
+    # A last layer that was chosen has learnt from the photos that chose it, once nothing was left to choose.
+    unseen = ("valid", "test") if bundle.manifest.get("chosen") == "tuned" else ("test",)
+    held_out = [Labelled(file, number.get(name, UNKNOWN)) for part, file, name in parted if part in unseen]
     told = "photos of the run that it did not learn from"
     if bundle.manifest.get("scores", {}).get("estimate") == "out-of-fold":
         told = "photos of the run, which it has learnt from too, since they are few"
