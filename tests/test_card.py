@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +54,9 @@ def test_the_card_is_one_that_the_hub_reads_and_no_name_breaks_it() -> None:
     ]
     assert text.count("\n---\n") == 1
     assert "Error **50.0 %** (95 % interval 40.0 to 60.0 %) on 80 photos that had no part" in text
-    assert "Trained with heeler on 70 photos; 7 more chose" in text
+    assert "Trained with heeler on 77 photos: 70 to begin with, and 7 more once these had chosen" in text
+    tuned = replace(result_of(scores_of("a", "b")), chosen="tuned")
+    assert "Trained with heeler on 70 photos; 7 more chose" in model_card("photos", tuned, {})
 
 
 def test_the_commands_in_the_card_work(

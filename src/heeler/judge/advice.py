@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from heeler.judge.scores import wilson_interval
-from heeler.records import ClassScore, Scores
+from heeler.records import ClassScore, RunResult, Scores
 
-__all__ = ["headline", "largest_class", "next_steps", "percent"]
+__all__ = ["calibrated_by", "headline", "largest_class", "next_steps", "percent", "taught_by"]
 
 FEW_PHOTOS_OF_A_CLASS = 50
 MAX_LISTED = 6
@@ -85,6 +85,29 @@ def next_steps(
 def largest_class(scores: Scores) -> str:
     """The class with most judged photos, the first of them where several tie."""
     return max(scores.per_class, key=lambda row: row.support).name
+
+
+def taught_by(result: RunResult) -> tuple[str, str]:
+    """How many photos the model that is kept has learnt from; and a sentence where those that chose are among them."""
+    if result.scores.estimate == "out-of-fold":
+        return f"all {_photos(result.scores.n)}", "The model that is kept has learnt from all of them."
+    if result.chosen == "tuned":
+        return _photos(result.n_train), ""
+    also = f"Once everything was chosen, the last layer also learnt from the {_photos(result.n_valid)} that choose."
+    return _photos(result.n_train + result.n_valid), also
+
+
+def calibrated_by(result: RunResult) -> str:
+    """Which answers the temperature was fitted on, and whether that flatters the figures beside it, in a sentence."""
+    if result.scores.estimate == "out-of-fold":
+        return "It was fitted on the very answers that are judged here, so that distance flatters a little."
+    which = f"It was fitted on the {_photos(result.n_valid)} that choose"
+    if result.chosen == "tuned":
+        return f"{which}; the photos judged here had no part in it."
+    return (
+        f"{which}, by the answers of a last layer that had not seen them. The last layer that is kept has learnt from "
+        "them too; the photos judged here had no part in either."
+    )
 
 
 def _odds(error: float) -> str:
