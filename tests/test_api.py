@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from html import unescape
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +20,7 @@ from PIL import Image
 import heeler
 from conftest import TrainedRun, make_photos, run_heeler, snapshot
 from heeler.records import Planned
+from heeler.review import open_review, summary
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -140,6 +143,21 @@ def test_python_and_the_command_do_the_same(trained_run: TrainedRun, tmp_path: P
     assert command in page
     done = run_heeler(*command.replace(str(tmp_path / "run"), str(tmp_path / "again")).split()[1:], "--json", "--quiet")
     assert done.json["error"] == run.error
+
+
+def test_the_command_of_a_call_that_renames_classes_repeats_it(trained_run: TrainedRun, tmp_path: Path) -> None:
+    photos = heeler.open_folder(trained_run.source, labels={"person": "people, all", "rocket": None})
+    run = heeler.train(photos, out=tmp_path / "run", **QUICK)
+    assert run.classes == ("cat", "coffee", "people, all")
+    told = re.search(r"<pre><code>(.*?)</code></pre>", run.report.path.read_text())
+    assert told
+    words = shlex.split(unescape(told.group(1)))
+    assert words[-2:] == ["--labels", str(tmp_path / "run" / "labels.csv")]
+    words[words.index("--out") + 1] = str(tmp_path / "again")
+    done = run_heeler(*words[1:], "--json", "--quiet")
+    assert done.code == 0, done.err
+    assert (tmp_path / "again" / "predictions.csv").read_bytes() == run.result.predictions.read_bytes()
+    assert shlex.split(summary(open_review(run.folder)).next)[3:5] == words[-2:]
 
 
 def test_decisions_about_photos_are_applied(trained_run: TrainedRun, tmp_path: Path) -> None:

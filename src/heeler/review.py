@@ -210,7 +210,10 @@ def _read_with(run: Path) -> list[str]:
     words = []
     for name, value in found.items():
         option = f"--{name.replace('_', '-')}"
-        words += [option] if value is True else [option, str(value)] if isinstance(value, str | int | float) else []
+        if value is True:
+            words.append(option)
+        else:  # classes that were told in Python are in a table beside
+            words += [option, str(value if isinstance(value, str | int | float) else run / "labels.csv")]
     return words
 
 

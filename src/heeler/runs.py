@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from heeler.errors import UsageError
-from heeler.files import disk_errors, is_inside, sha256_file, write_json
+from heeler.files import disk_errors, is_inside, sha256_file, write_csv, write_json
 from heeler.plans import Plan, TrainOptions, options_from_json, plan_from_json
 
 MAX_NAME_LETTERS = 80
 # What a run writes before its model.
-BEGINNINGS = ("run.json", "plan.json", "history.jsonl", "catalogue.csv", "fixes.csv")
+BEGINNINGS = ("run.json", "labels.csv", "plan.json", "history.jsonl", "catalogue.csv", "fixes.csv")
 CHECKPOINT = "checkpoint"
 
 
@@ -62,11 +62,23 @@ def claim_run(options: TrainOptions, source: Path, name: str) -> Path:
                 hint = f"{unfinished}choose a new folder with --out, or leave --out away"
                 raise UsageError(f"{run} holds something already", hint=hint)
             run.mkdir(parents=True, exist_ok=True)
+            if isinstance(options.labels, tuple) and options.labels:
+                # Without a header, which a folder of that name would make a row.
+                write_csv(run / "labels.csv", options.labels[0], options.labels[1:])
             write_json(run / "run.json", begun)
     except OSError as error:
         reason = os.strerror(error.errno) if error.errno else error
         raise UsageError(f"{run} cannot be made: {reason}", hint="choose another folder with --out") from error
     return run
+
+
+def repeat_command(run: Path, options: TrainOptions) -> tuple[str, ...]:
+    """The words that make the same run again, its photos named as they were; none where nobody gave a command.
+
+    A run that was told its classes in Python has kept them as a table.
+    """
+    told = isinstance(options.labels, tuple) and options.labels and options.command
+    return (*options.command, "--labels", str(run / "labels.csv")) if told else options.command
 
 
 def discard_unfinished(run: Path) -> None:
