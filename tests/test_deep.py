@@ -95,15 +95,17 @@ def test_a_photo_that_would_be_tested_says_so(tmp_path: Path) -> None:
     scene("cat", 80).save(tmp_path / "parts" / "test" / "coffee" / "a cat.jpg", quality=92)
     scene("cat", 1).resize((120, 120)).save(tmp_path / "parts" / "test" / "cat" / "alike.png")
     scene("coffee", 2).resize((120, 120)).save(tmp_path / "parts" / "test" / "cat" / "other.png")
+    shutil.copy(tmp_path / "parts" / "test" / "coffee" / "7.jpg", parts / "coffee" / "same.jpg")
+    shutil.copy(parts / "coffee" / "3.jpg", parts / "coffee" / "again.jpg")
     done = run_heeler("check", tmp_path / "parts", "--deep", "--out", tmp_path / "fixes.csv", "--json")
     assert done.code == 0, done.err
     rows = {row["path"]: row for row in done.json["found"]}
     assert rows["test/coffee/a cat.jpg"]["problem"].endswith(" (test photo)")
     assert rows["test/coffee/a cat.jpg"]["suggested"] == "cat"
-    first, second = done.json["found"][:2]
-    assert [row["kind"] for row in (first, second)] == ["across parts", "across parts"]
-    assert (rows["train/cat/1.jpg"]["suggested"], rows["train/coffee/2.jpg"]["suggested"]) == ("", "cat")
-    assert rows["train/cat/1.jpg"]["problem"] == "across parts: looks like test/cat/alike.png (test)"
+    assert [row["kind"] for row in done.json["found"][:4]].count("across parts") == 3
+    assert rows["train/coffee/same.jpg"]["problem"] == "across parts: same file as test/coffee/7.jpg (test)"
+    copies = [row for row in done.json["found"] if row["kind"] == "exact copy"]
+    assert [Path(row["path"]).name for row in copies] == ["again.jpg"]
 
 
 def test_people_read_what_was_found_and_what_to_do(

@@ -322,19 +322,19 @@ def test_the_page_says_which_photos_taught_and_which_set_the_temperature() -> No
     tuned = context_of(("a", "b"))
     probe = replace(tuned, result=replace(tuned.result, chosen="probe"))
     scores = replace(tuned.result.scores, estimate="out-of-fold")
-    answers = replace(tuned.answers, valid_probabilities=None, valid_labels=None)
-    few = replace(tuned, result=replace(tuned.result, chosen="probe", scores=scores), answers=answers)
+    assert tuned.answers
+    alone = replace(tuned.answers, valid_probabilities=None, valid_labels=None)
+    few = replace(tuned, answers=alone, result=replace(tuned.result, chosen="probe", scores=scores))
     text = text_of(tuned)
     assert "all layers, on 2,111 photos" in text and "to train, choose, test2,111, 222, 300" in text
     assert "fitted on the 222 photos that choose; the photos judged here had no part in it" in text
     text = text_of(probe)
-    assert (
-        "the last layer, on 2,333 photos: those that train and, once everything was chosen, those that choose" in text
-    )
+    assert "the last layer, on 2,333 photos" in text
+    assert "Once everything was chosen, the last layer also learnt from the 222 photos that choose." in text
     assert "fitted on the 222 photos that choose, by the answers of a last layer that had not seen them." in text
     assert "set on the 222 photos that choose, by the answers of a last layer that had not seen them" in text
     text = text_of(few)
-    assert "the last layer, on all 300 photos" in text
+    assert "the last layer, on all 300 photos" in text and "kept has learnt from all of them" in text
     assert "fitted on the very answers that are judged here" in text
     assert "photos that choose" not in text.partition("How it learnt")[0] and "2,111" not in text
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from conftest import TrainedRun
+from conftest import SMALL, TrainedRun, make_photos, run_heeler
 from heeler.learn.probe import Probe
 from heeler.photos import Photos
 from heeler.plans import Recipe, TrainOptions
@@ -44,6 +44,18 @@ def test_every_photo_with_pixels_has_a_picture_and_a_copy_has_its_originals() ->
     pictures = pictures_of(some_photos())
     assert pictures.squares_of(["7.jpg", "copy.jpg"])[:, 0, 0, 0].tolist() == [7, 2]
     assert list(pictures.small(["notes.txt", "copy.jpg", "elsewhere.jpg", "1.jpg"])) == ["copy.jpg", "1.jpg"]
+
+
+def test_a_photo_in_two_classes_is_shown_though_nothing_learnt_from_it(tmp_path: Path, one_thread: None) -> None:
+    source = make_photos(tmp_path / "photos", cat=8, coffee=8)
+    (source / "cat" / "both.jpg").write_bytes((source / "coffee" / "3.jpg").read_bytes())
+    done = run_heeler("train", source, *SMALL, "--out", tmp_path / "run", "--quiet")
+    assert done.code == 0, done.err
+    page = (tmp_path / "run" / "report.html").read_text()
+    section = page.partition('id="suspects"')[2].partition("</section>")[0]
+    assert "same file as coffee/3.jpg" in unescape(section) and "no picture" not in section
+    first, second = re.findall(r'<img src="(data:[^"]+)"', section)[:2]
+    assert first == second
 
 
 def test_look_alikes_in_one_part_are_no_twins() -> None:

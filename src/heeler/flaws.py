@@ -176,8 +176,17 @@ def _copies(catalogue: Catalogue) -> Iterator[Flaw]:
             if other is not None:
                 problem = f"two classes: same file as {other.path} ({other.label})"
                 yield Flaw("two classes", Fix(photo.path, problem, photo.label, other.label))
+            elif photo.status == "duplicate" and (far := _in_another_part(photo, copies)) is not None:
+                problem = f"across parts: same file as {far.path} ({far.part})"
+                yield Flaw("across parts", Fix(photo.path, problem, photo.label))
             elif photo.status == "duplicate":
                 yield Flaw("exact copy", Fix(photo.path, f"exact copy: {photo.reason}", photo.label))
+
+
+def _in_another_part(photo: Photo, copies: Sequence[Photo]) -> Photo | None:
+    """The copy in another part of the user's own; the one that judges before the one that chooses."""
+    others = [copy for copy in copies if copy.part and photo.part and copy.part != photo.part]
+    return min(others, key=lambda copy: PART_RANK[copy.part or "train"], default=None)
 
 
 def _look_alikes(usable: Sequence[Photo], pairs: Sequence[tuple[int, int]], parts: Sequence[Part]) -> Iterator[Flaw]:

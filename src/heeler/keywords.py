@@ -111,10 +111,7 @@ def label_map(labels: object) -> LabelMap | None:
 
 
 def command_line(source: Path, options: TrainOptions) -> tuple[str, ...]:
-    """The command that does what a call in Python does, for the report.
-
-    Classes that a mapping renames are left out: ``runs.repeat_command`` adds them.
-    """
+    """The command that does what a call in Python does, for the report; ``runs.repeat_command`` adds to it."""
     words: list[str] = ["heeler", "train", str(source)]
     usual = TrainOptions()
 

@@ -24,7 +24,7 @@ from heeler.learn.probe import Probe
 from heeler.learn.tune import Tuned
 from heeler.photos import Photos
 from heeler.plans import Plan, TrainOptions
-from heeler.records import FloatArray, Preprocessing, RunResult
+from heeler.records import ByteArray, FloatArray, Preprocessing, RunResult
 from heeler.runs import repeat_command
 
 if TYPE_CHECKING:
@@ -55,12 +55,29 @@ def shown_of(
 
 
 def pictures_of(photos: Photos) -> Pictures:
-    """The photos of a run as pictures by path, copies included, from the pixels that training used."""
+    """The photos of a run as pictures by path, copies included, from the pixels that training used.
+
+    A photo that stands in two classes was not used; it is seen where it is kept from reading.
+    """
     row_by_content = {photo.sha256: row for row, photo in enumerate(photos.catalogue.usable)}
     row_of = {photo.path: row_by_content.get(photo.sha256) for photo in photos.catalogue.photos if photo.sha256}
     row_of |= {photo.path: row for row, photo in enumerate(photos.catalogue.usable)}
     known = {path: row for path, row in row_of.items() if row is not None}
-    return Pictures(lambda paths: photos.pixels.rows.take([known[path] for path in paths]), known)
+    unused = {photo.path: photo.sha256 for photo in photos.catalogue.photos if row_of.get(photo.path, 0) is None}
+    n_used, more = len(photos.catalogue.usable), None
+    if unused:
+        there, more = photos.pixels.kept(sorted(set(unused.values())))
+        row_beyond = {name: n_used + i for i, name in enumerate(there)}
+        known |= {path: row_beyond[name] for path, name in unused.items() if name in row_beyond}
+
+    def squares_of(paths: Sequence[str]) -> ByteArray:
+        rows = np.array([known[path] for path in paths], dtype=np.int64)
+        squares: ByteArray = photos.pixels.rows.take(np.where(rows < n_used, rows, 0))
+        if more is not None and (rows >= n_used).any():
+            squares[rows >= n_used] = more.take(rows[rows >= n_used] - n_used)
+        return squares
+
+    return Pictures(squares_of, known)
 
 
 def learning_curve(photos: Photos, probe: Probe, features: FloatArray) -> tuple[CurvePoint, ...]:

@@ -12,7 +12,7 @@ import json
 import os
 import time
 from collections import deque
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -53,6 +53,12 @@ class Pixels:
     rows: Rows
     thumbs: ByteArray
     n_decoded: int
+
+    def kept(self, names: Sequence[str]) -> tuple[list[str], Rows]:
+        """Other photos, by their sha256: those that some run has decoded in the same way, and their squares."""
+        squares, _ = _stores(self.spec)
+        there = [name for name in names if name in squares]
+        return there, squares.view(there)
 
 
 @dataclass(frozen=True)

@@ -87,16 +87,14 @@ def largest_class(scores: Scores) -> str:
     return max(scores.per_class, key=lambda row: row.support).name
 
 
-def taught_by(result: RunResult) -> str:
-    """Which photos the model that is kept has learnt from; those that chose it are among them where it is a probe."""
+def taught_by(result: RunResult) -> tuple[str, str]:
+    """How many photos the model that is kept has learnt from; and a sentence where those that chose are among them."""
     if result.scores.estimate == "out-of-fold":
-        return f"all {_photos(result.scores.n)}"
+        return f"all {_photos(result.scores.n)}", "The model that is kept has learnt from all of them."
     if result.chosen == "tuned":
-        return _photos(result.n_train)
-    return (
-        f"{_photos(result.n_train + result.n_valid)}: those that train and, once everything was chosen, those that "
-        "choose"
-    )
+        return _photos(result.n_train), ""
+    also = f"Once everything was chosen, the last layer also learnt from the {_photos(result.n_valid)} that choose."
+    return _photos(result.n_train + result.n_valid), also
 
 
 def calibrated_by(result: RunResult) -> str:

@@ -160,7 +160,8 @@ def render_report(context: ReportContext) -> str:
         scores=scores,
         largest=largest_class(scores),
         headline=headline(scores),
-        taught={"photos": taught_by(context.result), "temperature": calibrated_by(context.result)},
+        taught=taught_by(context.result),
+        calibrated=calibrated_by(context.result),
         scale=scale_marks(scores),
         sheet=[(data_uri(image), label) for image, label in context.sheet],
         matrix=matrix_rows(scores),
@@ -187,7 +188,7 @@ def _training(context: ReportContext) -> dict[str, Any]:
         losses, context.n_epochs, budget_s=context.plan.budget_s if context.plan else 0.0,
         stopped_early=context.stopped_early, tuned_is_better=result.chosen == "tuned",
     )  # fmt: skip
-    n_suspects = sum(_is_suspect(fix) and not fix.action for fix in context.fixes)
+    n_suspects = len({fix.path for fix in context.fixes if _is_suspect(fix) and not fix.action})
     planned = planned_rows(result)
     return {
         "steps": next_steps(

@@ -32,15 +32,8 @@ def model_card(name: str, result: RunResult, settings: Mapping[str, str]) -> str
     scores = result.scores
     low, high = (f"{100 * value:.1f}" for value in scores.interval)
     judged = f"{scores.n:,} photos that had no part in training or choosing"
-    made = f"{result.n_train:,} photos; {result.n_valid:,} more chose between models and set the temperature"
-    if result.chosen == "probe":
-        made = (
-            f"{result.n_train + result.n_valid:,} photos: {result.n_train:,} to begin with, and {result.n_valid:,} "
-            "more once these had chosen between models and set the temperature"
-        )
     if scores.estimate == "out-of-fold":
         judged = f"{scores.n:,} photos, each judged by a model that had not learned from it"
-        made = f"all {scores.n:,} photos, since they are too few to keep some back; the temperature is out-of-fold too"
     rows = "\n".join(
         f"| {_cell(one.name)} | {one.support} | {100 * one.recall:.1f} % | {100 * one.precision:.1f} % |"
         for one in scores.per_class
@@ -79,13 +72,25 @@ timm.create_model("local-dir:model", pretrained=True)
 
 ## How it was made
 
-Trained with heeler on {made}.
+Trained with heeler on {_taught_by(result)}.
 
 {chosen}
 
 The probabilities are calibrated for photos like those it was trained on. Photos of other things get an answer too;
 it means nothing.
 """
+
+
+def _taught_by(result: RunResult) -> str:
+    n_all, n_train, n_valid = result.scores.n, result.n_train, result.n_valid
+    if result.scores.estimate == "out-of-fold":
+        return f"all {n_all:,} photos, since they are too few to keep some back; the temperature is out-of-fold too"
+    if result.chosen == "tuned":
+        return f"{n_train:,} photos; {n_valid:,} more chose between models and set the temperature"
+    return (
+        f"{n_train + n_valid:,} photos: {n_train:,} to begin with, and {n_valid:,} more once these had chosen between "
+        "models and set the temperature"
+    )
 
 
 def _cell(text: str) -> str:
