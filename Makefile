@@ -21,7 +21,8 @@ types: $(VENV)/.installed-dev
 	$(BIN)/mypy
 
 unit: $(VENV)/.installed-dev browser
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder -m "not alone"
+	$(BIN)/python -m pytest -q -m alone
 
 test-browser: $(VENV)/.installed-dev browser
 	$(BIN)/python -m pytest -q tests/test_*browser*.py

@@ -58,8 +58,10 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def cache_of_module(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Iterator[Path]:
-    """A cache for the tests of one file, whose photos others would find decoded."""
+    """A cache for the tests of one file, whose photos others would find decoded; exported networks are for all."""
     folder = tmp_path_factory.mktemp("module-cache")
+    (cache / "onnx").mkdir(exist_ok=True)
+    (folder / "onnx").symlink_to(cache / "onnx")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HEELER_CACHE", str(folder))
         yield folder

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import csv
-import os
 import shutil
-import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from conftest import SMALL, Done, TrainedRun, assert_clear, make_photos, run_heeler, snapshot
+from conftest import SMALL, Done, TrainedRun, assert_clear, run_heeler, snapshot
 from images import claiming_jpeg
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -200,31 +196,3 @@ def test_a_place_that_cannot_be_written(photo_folder: PhotoFolder, earlier: Path
     read_only = mount("-t", "tmpfs", "-o", "ro", "tmpfs")
     args = ("train", photo_folder(cat=5, coffee=5), *SMALL, "--out", read_only / "run")
     assert "--out" in assert_refused(args, earlier, 1, str(read_only / "run"), "Read-only").err
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="signals are different there")
-def test_an_interrupt_in_the_middle_of_a_training(earlier: Path, cache: Path) -> None:
-    source = make_photos(earlier.parent / "photos", cat=6, coffee=6)
-    before = snapshot(earlier)
-    # A process that was started in the background may have been told to ignore interrupts; this one listens.
-    code = (
-        "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
-        "from heeler.cli import main; sys.exit(main(sys.argv[1:]))"
-    )
-    words = ["train", str(source), *SMALL, "--epochs", "10000", "--out", "run"]
-    process = subprocess.Popen(
-        [sys.executable, "-c", code, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        env={**os.environ, "PYTHONUNBUFFERED": "1"},
-    )  # fmt: skip
-    assert process.stderr is not None
-    told = []
-    while (line := process.stderr.readline()) and "epoch 2/" not in line:
-        told.append(line)
-    assert (earlier.parent / "run" / "history.jsonl").exists(), told
-    process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=60)
-    last = Done(process.returncode, out, "".join(line + "\n" for line in err.splitlines() if "epoch" not in line))
-    assert_clear(last, 130, "stopped before the end")
-    assert out == ""
-    assert (earlier.parent / "run" / "model" / "heeler.json").exists()  # the best until then; --resume goes on
-    assert snapshot(earlier) == before

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import heeler
+from conftest import run_heeler
 from heeler import cli, doctor
 from heeler.errors import BundleError
 from heeler.options import parse_colour
@@ -134,9 +135,9 @@ def test_no_verb_shows_the_help_on_standard_error_and_is_wrong_usage() -> None:
     ],
 )
 def test_wrong_usage_is_one_line_a_hint_and_exit_code_2(args: tuple[str, ...], words: tuple[str, ...]) -> None:
-    done = _heeler(*args)
-    _one_clear_line(done, 2, *words)
-    assert done.stdout == "" or "--json" in args
+    done = run_heeler(*args)
+    _one_clear_line(subprocess.CompletedProcess(args, done.code, done.out, done.err), 2, *words)
+    assert done.out == "" or "--json" in args
 
 
 def test_an_error_is_one_json_object_where_json_was_asked_for() -> None:

@@ -27,6 +27,7 @@ from tiny import LABELS, SPEC, TRAIN, VALID, exact, network, store
 SEEN = np.delete(TRAIN, np.arange(0, 33, 3))
 RECIPE = Recipe(epochs=2, frozen_epochs=0, batch_size=8, lr=1e-2, ema_decay=0.5)
 TOLERANCE = 1e-4
+OF_COMMANDS = ("--image-px", 64, "--lr", 1e-3, "--batch-size", 9, "--json")
 
 
 class Recorded:
@@ -89,6 +90,9 @@ def main() -> None:
         for name, tuned, facts in jobs(work, rank):
             save_file(tuned.model.state_dict(), work / f"{name}-{rank}.safetensors")
             (work / f"{name}-{rank}.json").write_text(json.dumps(facts))
+    os.chdir(work)
+    done = run_heeler("train", work / "photos", *OF_COMMANDS, "--epochs", 0)
+    (work / f"command-{rank}.json").write_text(json.dumps({"code": done.code, "out": done.out, "err": done.err}))
 
 
 @pytest.fixture(scope="module")
@@ -96,6 +100,7 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder in which two processes have done their jobs."""
     folder = tmp_path_factory.mktemp("devices")
     store(folder / "rows")
+    make_photos(folder / "photos")
     launch(__file__, folder)
     return folder
 
@@ -193,21 +198,29 @@ def history(run: Path) -> list[dict[str, Any]]:
     return [event for event in map(json.loads, lines) if event["event"] == "epoch"]
 
 
-@pytest.mark.parametrize("epochs", [0, 2])
-def test_the_command_under_a_launcher(epochs: int, tmp_path: Path) -> None:
+def test_the_command_under_a_launcher(tmp_path: Path) -> None:
     source = make_photos(tmp_path / "photos")
-    recipe = ("--image-px", 64, "--epochs", epochs, "--lr", 1e-3, "--batch-size", 9, "--json")
-    told = launch("-m", "heeler", "train", source, *recipe, cwd=tmp_path)
+    told = launch("-m", "heeler", "train", source, *OF_COMMANDS, "--epochs", 2, cwd=tmp_path)
     with exact():
-        alone = run_heeler("train", source, *recipe, "--out", tmp_path / "alone")
+        alone = run_heeler("train", source, *OF_COMMANDS, "--epochs", 2, "--out", tmp_path / "alone")
     answer = json.loads(told)  # one object: the other process says nothing
     assert [path.name for path in (tmp_path / "runs").iterdir()] == ["photos-1"]
     assert [answer[name] for name in ("n_train", "n_valid", "n_test")] == [36, 4, 8]
     both, whole = history(tmp_path / "runs" / "photos-1"), history(tmp_path / "alone")
-    assert alone.code == 0 and len(both) == len(whole) == (3 if epochs else 0)
+    assert alone.code == 0 and len(both) == len(whole) == 3
     for one, other in zip(both, whole, strict=True):
         assert one["train_loss"] == pytest.approx(other["train_loss"], rel=0.03)
         assert one["valid_loss"] == pytest.approx(other["valid_loss"], rel=0.1, abs=0.01)
+
+
+def test_a_command_that_tunes_nothing_is_one_run_too(work: Path) -> None:
+    first, second = facts(work, "command")
+    assert [first["code"], second["code"]] == [0, 0], first["err"] + second["err"]
+    answer = json.loads(first["out"])
+    assert second["out"] == ""
+    assert [path.name for path in (work / "runs").iterdir()] == ["photos-1"]
+    assert [answer[name] for name in ("n_train", "n_valid", "n_test", "chosen")] == [36, 4, 8, "probe"]
+    assert history(work / "runs" / "photos-1") == []
 
 
 if __name__ == "__main__":

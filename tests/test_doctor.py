@@ -17,6 +17,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from conftest import run_heeler
+from heeler import doctor
 from heeler.doctor import (
     Doctor,
     Finding,
@@ -61,14 +63,18 @@ def test_this_machine_works_and_every_finding_is_there(tmp_path: Path) -> None:
     assert list((tmp_path / "cache").iterdir()) == []
 
 
-def test_a_cache_that_cannot_be_a_folder_fails_with_advice_and_exit_code_1(tmp_path: Path) -> None:
+def test_a_cache_that_cannot_be_a_folder_fails_with_advice_and_exit_code_1(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "file").write_text("in the way")
-    done = _doctor(tmp_path / "file" / "cache")
-    assert done.returncode == 1
-    assert "Training could not work here. First put right: cache." in " ".join(done.stdout.split())
-    assert "set HEELER_CACHE" in done.stdout
-    assert "Traceback" not in done.stderr
-    assert max(map(len, done.stdout.splitlines())) <= 80
+    monkeypatch.setenv("HEELER_CACHE", str(tmp_path / "file" / "cache"))
+    monkeypatch.setattr(doctor, "look_for_hub", lambda *_, **__: Finding("hub", "not asked"))
+    done = run_heeler("doctor")
+    assert done.code == 1
+    assert "Training could not work here. First put right: cache." in " ".join(done.out.split())
+    assert "set HEELER_CACHE" in done.out
+    assert "Traceback" not in done.err
+    assert max(map(len, done.out.splitlines())) <= 80
 
 
 def test_a_broken_and_a_missing_library_are_findings_not_tracebacks(tmp_path: Path) -> None:
