@@ -5,6 +5,7 @@ The one that is forked computes nothing, or its forks would wait for threads tha
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import signal
@@ -23,6 +24,7 @@ POLL_S = 0.01
 
 def _command(words: list[str], environment: dict[str, str], folder: Path) -> None:
     """What the fork does: the command as a terminal runs it, which listens to signals."""
+    gc.freeze()  # or it looks through, and so copies, all that was imported
     os.environ.clear()
     os.environ.update(environment)
     signal.signal(signal.SIGINT, signal.default_int_handler)

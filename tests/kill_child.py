@@ -12,6 +12,7 @@ threads that they do not have.
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import json
 import os
@@ -129,6 +130,7 @@ def main() -> None:
         store(folder / "rows")
         os._exit(0)
     os.waitpid(forked_rows, 0)
+    gc.freeze()  # or each fork looks through, and so copies, all that was imported
     _, whole = trial(folder, [])
     print(json.dumps({"n_steps": whole["n_steps"], "calls": whole["calls"], "sha256": whole["sha256"]}), flush=True)
     seed = int(os.environ.get("KILL_SEED", "0"))

@@ -81,7 +81,7 @@ def hub(tmp_path: Path) -> Iterator[tuple[str, type[Hub]]]:
 # The hub's client reads its environment when it is imported, so each load is a process of its own: a fork of one that
 # has imported what takes long and nothing of the hub's.
 LOADER = """
-import json, os, signal, sys, time
+import gc, json, os, signal, sys, time
 import scipy.optimize, torch, torchvision
 
 def load(environment, name, out, answer):
@@ -103,6 +103,7 @@ def load(environment, name, out, answer):
         json.dump(found, file)
 
 assert not [name for name in sys.modules if name.startswith(("huggingface_hub", "timm", "heeler"))]
+gc.freeze()
 for line in sys.stdin:
     process = os.fork()
     if process == 0:
