@@ -149,7 +149,7 @@ def model(trained_run: TrainedRun) -> heeler.Classifier:
 
 def table(model: heeler.Classifier, rows: Sequence[Prediction]) -> FloatArray:
     """Probabilities (N, K) in the order of the classes."""
-    assert [row.reason for row in rows if row.status != "ok"] == []
+    assert [row.reason for row in rows if row.status == "unreadable"] == []
     return np.array([[dict(row.ranked)[name] for name in model.classes] for row in rows])
 
 
