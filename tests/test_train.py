@@ -273,7 +273,8 @@ def test_fine_tuning_is_told_kept_and_shown(tuned_run: tuple[Path, Done]) -> Non
     assert done.code == 0, done.err
     assert done.json["chosen"] in ("probe", "tuned")
     assert done.json["rates_per_s"]["train_step"] > 0
-    assert {"tune", "predict"} <= set(done.json["seconds"])
+    assert "tune" in done.json["seconds"]
+    assert ("predict" in done.json["seconds"]) or done.json["chosen"] == "probe"  # its start was the best
     events = [json.loads(line) for line in (run / "history.jsonl").read_text().splitlines()]
     epochs = [event for event in events if event["event"] == "epoch"]
     assert [(one["epoch"], one["epochs"], one["phase"]) for one in epochs] == [(1, 2, "head"), (2, 2, "all")]

@@ -133,7 +133,6 @@ def train(source: str | Path, options: TrainOptions | None = None, on_event: OnE
             return result
         with stop_requests() as stop:
             tuned = tune(photos, start, look.spec, recipe, run / CHECKPOINT, stop, clock)
-        # Where nothing was better than the start, that is the probe, and the probe has learnt from more photos.
         result = deliver([probe, *tuned_candidates(photos, tuned, look.spec, clock)], tuned)
         if tuned.stopped or stop.signum:
             raise_interrupted(stop.signum or signal.SIGTERM)  # one of several processes may have been asked
@@ -227,7 +226,10 @@ def tune(
 
 
 def tuned_candidates(photos: Photos, tuned: Tuned, spec: Preprocessing, clock: Clock) -> list[Candidate]:
-    """The tuned network on the photos that it did not learn from; none where nothing was better than the start."""
+    """The tuned network on the photos that it did not learn from; none where nothing was better than the start.
+
+    The start is the probe, before that learnt from the photos that choose as well.
+    """
     if not tuned.best_epoch:
         return []
     split, rows = photos.split, photos.pixels.rows
