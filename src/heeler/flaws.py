@@ -149,13 +149,12 @@ def _labels(photos: Photos, logits: FloatArray) -> Iterator[Flaw]:
     suspects = find_suspects(probabilities, photos.labels)
     for row, likelier in zip(suspects.rows.tolist(), suspects.likelier.tolist(), strict=True):
         given, p = usable[row].label, probabilities[row]
-        found, kept = _percent(p[likelier]), _percent(p[photos.labels[row]])
-        problem = f"label: {classes[likelier]} at {found}, {given} at {kept}"
+        problem = f"label: {classes[likelier]} {_at(p[likelier])}, {given} {_at(p[photos.labels[row]])}"
         yield Flaw("label", Fix(usable[row].path, problem, given, classes[likelier]))
 
 
-def _percent(share: float) -> str:
-    return f"{100 * share:.0f} %" if share >= 0.005 else "below 1 %"
+def _at(share: float) -> str:
+    return f"at {100 * share:.0f} %" if share >= 0.005 else "below 1 %"
 
 
 def _faults(photos: Photos) -> list[Flaw]:
