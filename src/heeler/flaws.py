@@ -67,7 +67,8 @@ def find_flaws(photos: Photos, features: FloatArray, logits: FloatArray) -> list
         logits: (N, K) float32, of each photo by a head that did not see it.
 
     Returns:
-        The problems by ``KINDS``, and the worst of each kind first. A test photo's says that it is one.
+        The problems by ``KINDS``, and the worst of each kind first: of look-alikes in different parts those of
+        different classes. A test photo's says that it is one.
     """
     usable, parts = photos.catalogue.usable, photos.split.part_of()
     copies = [*_copies(photos.catalogue), *_look_alikes(usable, photos.pairs, parts)]
@@ -82,7 +83,7 @@ def find_flaws(photos: Photos, features: FloatArray, logits: FloatArray) -> list
     ]
     in_test = {path for path, part in photos.parts.items() if part == "test"}
     found = [*copies, *labels, *faults, *outliers]
-    return [_flagged(one, in_test) for one in sorted(found, key=lambda one: KINDS.index(one.kind))]
+    return [_flagged(one, in_test) for one in sorted(found, key=_rank)]
 
 
 def honest_probabilities(logits: FloatArray, labels: IntArray) -> FloatArray:
@@ -134,6 +135,10 @@ def keep_flaws(file: Path, flaws: Sequence[Flaw], earlier: Path | None = None) -
     if not (file.exists() and any(fix.action for fix in read_fixes(file))):
         write_fixes(file, [*(flaw.fix for flaw in new), *decided])
     return new
+
+
+def _rank(flaw: Flaw) -> tuple[int, bool]:
+    return KINDS.index(flaw.kind), flaw.kind == "across parts" and not flaw.fix.suggested
 
 
 def _flagged(flaw: Flaw, in_test: set[str]) -> Flaw:
