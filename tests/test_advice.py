@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from heeler.judge.advice import headline, largest_class, next_steps, percent
+from heeler.judge.advice import headline, kept_weights, largest_class, next_steps, percent
 from heeler.judge.scores import score
 from heeler.records import Scores
 
@@ -93,6 +93,16 @@ def test_nothing_wrong_still_says_what_to_try() -> None:
 
 def test_largest_class_has_most_judged_photos() -> None:
     assert largest_class(scores_of([[1, 0, 0], [0, 5, 1], [0, 0, 6]])) == "elm"
+
+
+@pytest.mark.parametrize(
+    ("kind", "epoch", "said"),
+    [("raw", 7, "the weights of epoch 7."), ("ema", 3, "running average of the weights at epoch 3."),
+     ("average", 2, "began with and those of epoch 2."), ("raw", 0, "Kept: the weights that tuning began with.")],
+)  # fmt: skip
+def test_the_weights_that_were_kept_are_named_with_their_loss_and_error(kind: str, epoch: int, said: str) -> None:
+    text = kept_weights(kind, epoch, 0.17834, 0.0625)
+    assert said in text and "their loss is 0.1783 and their error 6.2" in text
 
 
 def test_suspects_take_the_place_of_confident_mistakes_and_prospects_come_last() -> None:

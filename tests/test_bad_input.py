@@ -70,7 +70,7 @@ def test_an_unreadable_file_in_each_class_is_told_and_trained_without(photo_fold
     (note,) = done.json["notes"]
     assert note in done.err
     assert "2 unreadable: cat/bad.jpg is cut short and 1 more" in note
-    assert "coffee/bad.jpg" in (run / "report.html").read_text()
+    assert "coffee/bad.jpg" in (run / "report.html").read_text().replace("<wbr>", "")
     with (run / "catalogue.csv").open(newline="") as file:
         unreadable = [row["path"] for row in csv.DictReader(file) if row["status"] == "unreadable"]
     assert unreadable == ["cat/bad.jpg", "coffee/bad.jpg"]

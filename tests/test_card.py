@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -82,4 +83,5 @@ def test_the_commands_in_the_card_work(
 def test_versions_are_those_installed() -> None:
     found = versions()
     assert found["timm"] == timm.__version__
+    assert found["python"] == platform.python_version()
     assert {"heeler", "torch", "numpy", "pillow", "onnxruntime"} <= found.keys()

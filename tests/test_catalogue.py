@@ -54,6 +54,11 @@ def test_class_folders(tmp_path: Path) -> None:
     assert all(photo.status == "ok" and photo.part is None and photo.file.is_file() for photo in catalogue.photos)
 
 
+def test_a_part_of_a_set_is_called_by_the_set_as_well(tmp_path: Path) -> None:
+    root = add(tmp_path / "woof" / "train", "dog/b.jpg", "cat/a.jpg")
+    assert read_source(root).name == "woof train"
+
+
 def test_nested_takes_the_whole_path_as_class(tmp_path: Path) -> None:
     root = add(tmp_path, "a/x/1.jpg", "a/y/2.jpg", "a/3.jpg")
     (root / "b" / "empty").mkdir(parents=True)

@@ -57,6 +57,8 @@ def test_the_choice_is_told_and_is_what_the_model_does(minutes_run: TrainedRun) 
     spec = open_bundle(minutes_run.model).spec
     assert f"64 px, {spec.fit}" in note
     assert json.loads((minutes_run.run / "plan.json").read_text())["chosen"]["fit"] == spec.fit
+    settings = json.loads((minutes_run.run / "model" / "heeler.json").read_text())["settings"]
+    assert float(settings["minutes"]) > 0 and settings["augment"] == "photo" and "epochs" not in settings
 
 
 def test_a_choice_looks_at_no_photo_that_judges(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

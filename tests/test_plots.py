@@ -121,6 +121,7 @@ def test_curves() -> None:
     left, right = chart.axes
     assert [line.get_label() for line in left.get_lines()[:2]] == ["training", "validation"]
     assert list(right.get_lines()[0].get_ydata()) == [row["valid_error"] for row in EPOCHS]
+    assert left.get_ylim()[1] > 1.05 * max(row["train_loss"] for row in EPOCHS)
     assert list(left.get_lines()[2].get_xdata()) == [2.5, 2.5]  # where all layers began to learn
     drawn(chart)
 

@@ -43,6 +43,8 @@ def test_too_little_is_said_to_be_too_little() -> None:
     assert look_ahead(curve([0.003] * 5, 1000, 0)) is None
     assert "cannot be told" in more_photos(curve(rates, 50, 0), None)
     assert more_photos([], None) == ""
+    one = more_photos([CurvePoint(40, np.arange(78) == 3)], None)
+    assert "1 mistake on 78 judged photos" in one
 
 
 def test_sentences_tell_a_steep_curve_from_a_flat_one() -> None:

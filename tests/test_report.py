@@ -19,6 +19,8 @@ import pytest
 from PIL import Image
 
 from heeler.fixes import Fix
+from heeler.judge.advice import kept_weights
+from heeler.judge.figures import duration
 from heeler.judge.gallery import MOST_OF_A_CELL, Answers, Pictures
 from heeler.judge.prospects import CurvePoint
 from heeler.judge.report import MAX_LEFT_OUT_ROWS, ReportContext, Twin, render_report, write_report
@@ -38,7 +40,7 @@ HOSTILE = (
     "&lt;b&gt; &amp;",
     "</script><script>alert(1)</script><!--",
 )
-EMPTY_TAGS = ("meta", "img", "br", "input")
+EMPTY_TAGS = ("meta", "img", "br", "input", "wbr")
 
 
 class Page(HTMLParser):
@@ -337,6 +339,48 @@ def test_the_page_says_which_photos_taught_and_which_set_the_temperature() -> No
     assert "the last layer, on all 300 photos" in text and "kept has learnt from all of them" in text
     assert "fitted on the very answers that are judged here" in text
     assert "photos that choose" not in text.partition("How it learnt")[0] and "2,111" not in text
+
+
+@pytest.mark.parametrize(("kept_epoch", "bold"), [(0, None), (1, "0.9876"), (2, "0.5432")])
+def test_the_row_in_bold_is_the_epoch_that_was_kept_not_the_least_error(kept_epoch: int, bold: str | None) -> None:
+    context = context_of(("a", "b"))
+    first, second = context.history
+    # Judged twice in the second epoch; the average of the later weights has the lowest loss, the first the least error.
+    later = {**second, "valid_loss": 0.5432, "valid_error": 0.234, "ema_loss": 0.4}
+    words = kept_weights("ema", kept_epoch, 0.4, 0.111)
+    context = replace(context, history=[first, second, later], kept=words, kept_epoch=kept_epoch)
+    html = render_report(context)
+    marked = re.findall(r'<tr class="best">(.*?)</tr>', html)
+    assert (bold is None and marked == []) or (bold and len(marked) == 1 and bold in marked[0])
+    text = text_of(context)
+    assert words.replace("\u00a0", " ") in text and ("Its row is in bold." in text) == bool(kept_epoch)
+
+
+def test_a_loss_judged_once_is_a_row_and_no_chart() -> None:
+    context = context_of(("a", "b"))
+    text = text_of(replace(context, history=context.history[:1]))
+    assert "Each time that it was judged" in text and "Would more minutes help?" not in text
+    assert "Would more minutes help?" in text_of(context)
+
+
+def test_names_break_where_a_person_would_break_them_and_stay_whole_in_attributes() -> None:
+    html = render_report(context_of(("Gray_Leaf_Spot", "<b>_i")))
+    assert "Gray_<wbr>Leaf_<wbr>Spot/<wbr>photo" in html and "&lt;b&gt;_<wbr>i" in html
+    assert not [value for _, _, value in Page(html).attributes if "wbr" in value]
+
+
+def test_what_was_looked_for_and_not_found_is_said() -> None:
+    text = text_of(context_of(("a", "b")))
+    assert "no label is in doubt" in text and "no near duplicates lie in different parts" in text
+    context = hostile_context()
+    assert "no label is in doubt" not in text_of(context) and "no near duplicates" not in text_of(context)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"), [(0.25, "0.25 s"), (59.9, "59.9 s"), (97.6, "1 min 38 s"), (120, "2 min 00 s")]
+)
+def test_durations_are_said_as_in_the_terminal(seconds: float, said: str) -> None:
+    assert duration(seconds).replace("\u00a0", " ") == said
 
 
 def test_sparse_context_still_makes_a_page() -> None:

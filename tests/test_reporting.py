@@ -53,7 +53,7 @@ def test_a_photo_in_two_classes_is_shown_though_nothing_learnt_from_it(tmp_path:
     assert done.code == 0, done.err
     page = (tmp_path / "run" / "report.html").read_text()
     section = page.partition('id="suspects"')[2].partition("</section>")[0]
-    assert "same file as coffee/3.jpg" in unescape(section) and "no picture" not in section
+    assert "same file as coffee/3.jpg" in unescape(section).replace("<wbr>", "") and "no picture" not in section
     first, second = re.findall(r'<img src="(data:[^"]+)"', section)[:2]
     assert first == second
 

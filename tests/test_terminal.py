@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -26,7 +27,7 @@ from heeler.records import (
     Scores,
     Stage,
 )
-from heeler.terminal import duration, headline, listener, print_check, print_result, printable
+from heeler.terminal import duration, headline, listener, predict_command, print_check, print_result, printable
 
 EPOCH = Epoch(2, 3, "all", train_loss=0.5, valid_loss=0.4, valid_error=0.125, best_error=0.1, seconds=83, rate_per_s=88)
 EVENTS: tuple[Event, ...] = (
@@ -116,6 +117,23 @@ def test_a_long_line_is_not_wrapped_so_that_it_can_be_searched_and_copied() -> N
     with listener(console=console) as on_event:
         on_event(Note("word " * 50 + "end"))
     assert len(text.getvalue().splitlines()) == 1
+
+
+def test_on_a_terminal_prose_ends_its_lines_between_words_and_what_is_copied_stays_whole() -> None:
+    console, text = _console(terminal=True, width=44)
+    words = "2 photos left out because the same photo stands in two classes, such as cat/photograph.jpg"
+    with listener(console=console) as on_event:
+        on_event(Note(words, "warning"))
+    bare = re.sub(r"\x1b\[[^a-zA-Z]*[a-zA-Z]", "", text.getvalue())  # without what moves the cursor
+    lines = [line.strip() for line in bare.splitlines() if line.strip()]
+    assert " ".join(lines) == f"warning: {words}" and len(lines) == 3
+    assert all(len(line) <= 44 for line in lines)
+    console, text = _console(terminal=True, width=44)
+    print_check(CHECK, console=console)
+    assert "  a/4.jpg (a) ~ b/5.jpg (b)\n" in text.getvalue()
+    run = Path("/a/folder/with a name/that is longer than the terminal is wide/run-1")
+    print_result(replace(RESULT, model=run / "model", notes=(words,)), console=console)
+    assert predict_command(run / "model") in text.getvalue()
 
 
 def test_progress_before_any_stage_and_an_end_without_a_beginning_are_no_error() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import copy
 import csv
 import io
 import json
@@ -11,6 +12,7 @@ import shlex
 import shutil
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from html import unescape
 from pathlib import Path
 from typing import Any
@@ -271,7 +273,8 @@ def test_fine_tuning_is_told_kept_and_shown(tuned_run: tuple[Path, Done]) -> Non
     assert done.code == 0, done.err
     assert done.json["chosen"] in ("probe", "tuned")
     assert done.json["rates_per_s"]["train_step"] > 0
-    assert {"tune", "predict"} <= set(done.json["seconds"])
+    assert "tune" in done.json["seconds"]
+    assert ("predict" in done.json["seconds"]) or done.json["chosen"] == "probe"  # its start was the best
     events = [json.loads(line) for line in (run / "history.jsonl").read_text().splitlines()]
     epochs = [event for event in events if event["event"] == "epoch"]
     assert [(one["epoch"], one["epochs"], one["phase"]) for one in epochs] == [(1, 2, "head"), (2, 2, "all")]
@@ -285,11 +288,17 @@ def test_fine_tuning_is_told_kept_and_shown(tuned_run: tuple[Path, Done]) -> Non
 def test_the_bundle_opens_whichever_network_was_chosen(
     trained_run: TrainedRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each network wins once, because it is then the only candidate."""
+    """Each network wins once: it is then the only candidate, and tuning is not told how good its start is."""
     import heeler
+    from heeler.learn.weights import Contest
 
     module = sys.modules["heeler.train"]
-    choose = module.choose_candidate
+    choose, enter = module.choose_candidate, Contest.enter
+
+    def enter_late(self: Any, model: Any, kind: Any, epoch: int) -> tuple[float, float]:
+        return enter(self, model, kind, epoch) if epoch else (1e9, 1.0)
+
+    monkeypatch.setattr(Contest, "enter", enter_late)
     for winner in ("probe", "tuned"):
 
         def rigged(candidates: Any, truth: Any, winner: str = winner) -> Any:
@@ -305,11 +314,34 @@ def test_the_bundle_opens_whichever_network_was_chosen(
         if winner == "tuned":
             # These photos were judged by the very network that is in the bundle, so it must say the same again.
             assert done.json["estimate"] == "test"
+            assert "Kept: " in (run / "report.html").read_text()
             assert len(judged) == done.json["n_test"]
             for row, again in zip(judged, rows, strict=True):
                 assert again.ranked[0][0] == row["label"]
                 assert again.ranked[0][1] == pytest.approx(float(row["probability"]), abs=2e-4)
         assert np.mean([row.ranked[0][0] == path.parent.name for row, path in zip(rows, paths, strict=True)]) > 0.8
+
+
+def test_where_tuning_made_nothing_better_the_last_layer_is_the_model_and_the_report_says_so(
+    trained_run: TrainedRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = sys.modules["heeler.train"]
+    tuning = module.fine_tune
+
+    def in_vain(start: Any, *args: Any, **named: Any) -> Any:
+        model = copy.deepcopy(start)
+        return replace(tuning(start, *args, **named), model=model, kind="raw", best_epoch=0)
+
+    def never(*args: Any) -> Any:
+        raise AssertionError("the start is no candidate of its own")
+
+    monkeypatch.setattr(module, "fine_tune", in_vain)
+    monkeypatch.setattr(module, "network_logits", never)
+    run = tmp_path / "run"
+    done = run_heeler("train", trained_run.source, *SMALL, "--out", run, "--epochs", 1, "--json", "--quiet")
+    assert (done.code, done.json["chosen"]) == (0, "probe"), done.err
+    page = (run / "report.html").read_text()
+    assert "Tuning all layers was tried" in page and 'class="best"' not in page and "Kept:" not in page
 
 
 def test_the_photos_are_never_written_to(photo_folder: Callable[..., Path], mount: Callable[..., Path]) -> None:

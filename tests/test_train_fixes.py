@@ -84,7 +84,7 @@ def test_decisions_are_applied_and_the_folder_stays_as_it_was(photo_folder: Phot
     for path in ("coffee/2.jpg", "cat/3.jpg", "cat/4.jpg"):
         assert (catalogue[path]["class"], catalogue[path]["reason"]) == (path.split("/")[0], "")
     assert told["n_train"] + told["n_valid"] + told["n_test"] == 15
-    assert "fixes.csv: 1 photos relabelled, 1 dropped" in told["notes"]
+    assert "fixes.csv: 1 photo relabelled, 1 dropped" in told["notes"]
     assert snapshot(source) == before
 
 

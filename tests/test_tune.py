@@ -178,8 +178,8 @@ def test_the_winner_has_the_lowest_loss_of_all_that_were_judged(
     tuned = tune_it(rows, replace(FIXED, ema_decay=0.9, bn=bn))
     kinds = [kind for kind, *_ in found]
     assert kinds == ["raw", *["raw", "ema"] * 3, *["average"] * (3 if bn == "inference" else 1)]
-    kind, epoch, _, state = min(found, key=lambda one: one[2])
-    assert (tuned.kind, tuned.best_epoch) == (kind, epoch)
+    kind, epoch, loss, state = min(found, key=lambda one: one[2])
+    assert (tuned.kind, tuned.best_epoch, tuned.best_loss) == (kind, epoch, loss)
     assert all(torch.equal(value, state[key]) for key, value in tuned.model.state_dict().items())
     assert [epoch.ema_loss for epoch in tuned.history] == [loss for kind, _, loss, _ in found if kind == "ema"]
 

@@ -67,7 +67,8 @@ def find_flaws(photos: Photos, features: FloatArray, logits: FloatArray) -> list
         logits: (N, K) float32, of each photo by a head that did not see it.
 
     Returns:
-        The problems by ``KINDS``, and the worst of each kind first. A test photo's says that it is one.
+        The problems by ``KINDS``, and the worst of each kind first: of look-alikes in different parts those of
+        different classes. A test photo's says that it is one.
     """
     usable, parts = photos.catalogue.usable, photos.split.part_of()
     copies = [*_copies(photos.catalogue), *_look_alikes(usable, photos.pairs, parts)]
@@ -82,7 +83,7 @@ def find_flaws(photos: Photos, features: FloatArray, logits: FloatArray) -> list
     ]
     in_test = {path for path, part in photos.parts.items() if part == "test"}
     found = [*copies, *labels, *faults, *outliers]
-    return [_flagged(one, in_test) for one in sorted(found, key=lambda one: KINDS.index(one.kind))]
+    return [_flagged(one, in_test) for one in sorted(found, key=_rank)]
 
 
 def honest_probabilities(logits: FloatArray, labels: IntArray) -> FloatArray:
@@ -136,6 +137,10 @@ def keep_flaws(file: Path, flaws: Sequence[Flaw], earlier: Path | None = None) -
     return new
 
 
+def _rank(flaw: Flaw) -> tuple[int, bool]:
+    return KINDS.index(flaw.kind), flaw.kind == "across parts" and not flaw.fix.suggested
+
+
 def _flagged(flaw: Flaw, in_test: set[str]) -> Flaw:
     fix = flaw.fix
     if fix.path not in in_test:
@@ -149,13 +154,12 @@ def _labels(photos: Photos, logits: FloatArray) -> Iterator[Flaw]:
     suspects = find_suspects(probabilities, photos.labels)
     for row, likelier in zip(suspects.rows.tolist(), suspects.likelier.tolist(), strict=True):
         given, p = usable[row].label, probabilities[row]
-        found, kept = _percent(p[likelier]), _percent(p[photos.labels[row]])
-        problem = f"label: {classes[likelier]} at {found}, {given} at {kept}"
+        problem = f"label: {classes[likelier]} {_at(p[likelier])}, {given} {_at(p[photos.labels[row]])}"
         yield Flaw("label", Fix(usable[row].path, problem, given, classes[likelier]))
 
 
-def _percent(share: float) -> str:
-    return f"{100 * share:.0f} %" if share >= 0.005 else "below 1 %"
+def _at(share: float) -> str:
+    return f"at {100 * share:.0f} %" if share >= 0.005 else "below 1 %"
 
 
 def _faults(photos: Photos) -> list[Flaw]:

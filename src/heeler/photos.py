@@ -87,7 +87,8 @@ def apply_fixes(catalogue: Catalogue, fixes: Sequence[Fix], file: Path) -> tuple
         sum(new is not old and new.reason.startswith(done) for new, old in zip(photos, catalogue.photos, strict=True))
         for done in (DROPPED, RELABELLED)
     )
-    notes = [Note(f"{file.name}: {n_relabelled:,} photos relabelled, {n_dropped:,} dropped")]
+    photo = "photo" if n_relabelled == 1 else "photos"
+    notes = [Note(f"{file.name}: {n_relabelled:,} {photo} relabelled, {n_dropped:,} dropped")]
     known = {photo.path for photo in catalogue.photos}
     if unknown := [path for path in decided if path not in known]:
         text = f"{file.name} decides about {len(unknown):,} photos that are not in {catalogue.source}"
@@ -128,7 +129,8 @@ def read_and_split(catalogue: Catalogue, spec: Preprocessing, options: TrainOpti
         if options.fixes:
             n_test_changed = count_changed_in_test(catalogue, split, spec, options)
             if n_test_changed:
-                text = f"{n_test_changed:,} test photos were changed by {options.fixes.name}"
+                were = "photo was" if n_test_changed == 1 else "photos were"
+                text = f"{n_test_changed:,} test {were} changed by {options.fixes.name}"
                 tell(Note(f"{text}: the error is not of the same photos and labels as before", "warning"))
     if options.recipe.epochs and not len(split.test):
         raise UsageError("--test 0 leaves no photo to judge a tuned network by", hint="use --test 0.1, or --epochs 0")

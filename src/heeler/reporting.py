@@ -12,6 +12,7 @@ import numpy as np
 
 from heeler.doctor import hardware
 from heeler.fixes import read_fixes
+from heeler.judge.advice import kept_weights
 from heeler.judge.explain import class_activation
 from heeler.judge.gallery import Answers, Pictures
 from heeler.judge.images import webp_bytes
@@ -139,6 +140,7 @@ def report_context(
         curve=shown.curve,
         history=[asdict(epoch) for epoch in tuned.history] if tuned else (),
         n_epochs=tuned.n_epochs if tuned else 0.0,
+        **_kept(tuned if verdict.chosen == "tuned" else None),
         stopped_early=bool(tuned and tuned.stopped_early),
         command=shlex.join(repeat_command(result.run, options)),
         versions=shown.versions,
@@ -149,6 +151,13 @@ def report_context(
         plan=plan,
         **_sheet(photos, spec, options, is_tuned=tuned is not None),
     )
+
+
+def _kept(tuned: Tuned | None) -> dict[str, Any]:
+    if tuned is None:
+        return {}
+    words = kept_weights(tuned.kind, tuned.best_epoch, tuned.best_loss, tuned.best_error)
+    return {"kept": words, "kept_epoch": tuned.best_epoch}
 
 
 def _maps(verdict: Verdict, result: RunResult, spec: Preprocessing, pictures: Pictures) -> FloatArray | None:

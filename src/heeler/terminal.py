@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from rich import box
 from rich import progress as bars
 from rich.console import Console
+from rich.padding import Padding
 from rich.table import Column, Table
 from rich.text import Text
 
@@ -66,8 +67,8 @@ def print_result(result: RunResult, *, console: Console | None = None) -> None:
     """Print the error with its interval, the classes, what was written and how to use it, on standard output."""
     console = console or Console(highlight=False)
     scores = result.scores
-    _say(console, headline(result), style="bold")
-    _say(console, f"{scores.n_wrong:,} of {scores.n:,} wrong; always answering the largest class would be wrong for "
+    _tell(console, headline(result), style="bold")
+    _tell(console, f"{scores.n_wrong:,} of {scores.n:,} wrong; always answering the largest class would be wrong for "
                   f"{percent(scores.baseline_error)}")  # fmt: skip
     console.print(_class_table(scores.per_class))
     hidden = len(scores.per_class) - MAX_CLASSES_SHOWN
@@ -76,7 +77,7 @@ def print_result(result: RunResult, *, console: Console | None = None) -> None:
     if result.planned_s:
         console.print(_times_table(result))
     for note in result.notes:
-        _say(console, f"note: {note}")
+        _tell(console, f"note: {note}")
     for name in ("model", "report", "predictions"):
         _say(console, f"{name:<12} {getattr(result, name)}")
     _say(console, "")
@@ -112,7 +113,7 @@ def print_check(result: CheckResult, *, console: Console | None = None) -> None:
     """Print what a source holds and what is wrong with it; long lists are cut on a terminal only."""
     console = console or Console(highlight=False)
     limit = MAX_LINES_SHOWN if console.is_terminal else sys.maxsize
-    _say(console, f"{result.n_usable:,} of {result.n_found:,} files in {result.source} are photos to train with, "
+    _tell(console, f"{result.n_usable:,} of {result.n_found:,} files in {result.source} are photos to train with, "
                   f"in {len(result.classes):,} {_plural(len(result.classes), 'class', 'classes')}",
          style="bold")  # fmt: skip
     if result.size_px:
@@ -245,11 +246,21 @@ def _say(console: Console, text: str, *, style: str = "") -> None:
     console.print(Text(printable(text), style=style), soft_wrap=True)
 
 
+def _tell(console: Console, text: str, *, style: str = "") -> None:
+    """Say prose: on a terminal its lines end between words; elsewhere it is one line, for programs that read lines."""
+    indent = len(text) - len(text.lstrip())
+    words = Padding(Text(printable(text.lstrip()), style=style), (0, 0, 0, indent), expand=False)
+    if console.is_terminal:
+        console.print(words)
+    else:
+        _say(console, text, style=style)
+
+
 def _say_list(console: Console, title: str, lines: Sequence[str], limit: int, *, style: str = "bold") -> None:
     if lines:
         _say(console, title, style=style)
         for line in lines[:limit]:
-            _say(console, f"  {line}")
+            _tell(console, f"  {line}")
         _tell_rest(console, len(lines) - limit)
 
 
@@ -289,7 +300,7 @@ def _tell_plain(console: Console, event: Event) -> None:
 
 def _tell_warning(console: Console, event: Event) -> None:
     if isinstance(event, Note) and event.level == "warning":
-        _say(console, line_of(event), style="yellow")
+        _tell(console, line_of(event), style="yellow")
 
 
 @contextmanager
@@ -346,6 +357,6 @@ def _live_teller(display: bars.Progress) -> Callable[[Event], None]:
             case Planned():
                 print_plan(event.plan, console=display.console)
             case Note():
-                _say(display.console, line_of(event), style="yellow" if event.level == "warning" else "")
+                _tell(display.console, line_of(event), style="yellow" if event.level == "warning" else "")
 
     return on_event

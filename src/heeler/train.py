@@ -133,7 +133,7 @@ def train(source: str | Path, options: TrainOptions | None = None, on_event: OnE
             return result
         with stop_requests() as stop:
             tuned = tune(photos, start, look.spec, recipe, run / CHECKPOINT, stop, clock)
-        result = deliver([probe, tuned_candidate(photos, tuned, look.spec, clock)], tuned)
+        result = deliver([probe, *tuned_candidates(photos, tuned, look.spec, clock)], tuned)
         if tuned.stopped or stop.signum:
             raise_interrupted(stop.signum or signal.SIGTERM)  # one of several processes may have been asked
         finish_run(run)
@@ -225,12 +225,17 @@ def tune(
     return tuned
 
 
-def tuned_candidate(photos: Photos, tuned: Tuned, spec: Preprocessing, clock: Clock) -> Candidate:
-    """The tuned network on the photos that it did not learn from."""
+def tuned_candidates(photos: Photos, tuned: Tuned, spec: Preprocessing, clock: Clock) -> list[Candidate]:
+    """The tuned network on the photos that it did not learn from; none where nothing was better than the start.
+
+    The start is the probe, before that learnt from the photos that choose as well.
+    """
+    if not tuned.best_epoch:
+        return []
     split, rows = photos.split, photos.pixels.rows
     with clock.stage("predict", total=len(split.valid) + len(split.test)) as tell:
         logits = network_logits(tuned.model, spec, rows, np.concatenate([split.valid, split.test]), tell)
-    return Candidate("tuned", tuned.model, logits[: len(split.valid)], logits[len(split.valid) :])
+    return [Candidate("tuned", tuned.model, logits[: len(split.valid)], logits[len(split.valid) :])]
 
 
 def judge(
@@ -384,5 +389,5 @@ def _settings(options: TrainOptions, look: Look) -> dict[str, str]:
         "backbone": look.backbone.name,
         "image": f"{spec.image_px} px, {spec.fit}",
         "test and valid share": f"{options.test:g} and {options.valid:g}",
-        "epochs": f"{recipe.epochs}",
-    } | ({"augment": recipe.augment} if recipe.epochs else {})
+        **({"minutes": f"{options.budget_s / 60:g}"} if options.budget_s else {"epochs": f"{recipe.epochs}"}),
+    } | ({"augment": recipe.augment} if recipe.epochs or options.budget_s else {})

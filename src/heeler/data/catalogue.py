@@ -165,7 +165,10 @@ def thin_catalogue(catalogue: Catalogue, n_wanted: int, n_least: int, seed: int)
 def _open(source: Path) -> tuple[Path, Path | None, str]:
     """The folder to list or the table to read, and the source's name for people."""
     if source.is_dir():
-        return source, None, source.resolve().name or "photos"
+        whole = source.resolve()
+        # One part of a set that its author split is called like every other such part.
+        name = f"{whole.parent.name} {whole.name}" if part_of_name(whole.name) else whole.name
+        return source, None, name.strip() or "photos"
     if not source.is_file():
         raise UsageError(f"{source} is neither a folder nor a file", hint="give the folder that holds the photos")
     if not os.access(source, os.R_OK):

@@ -149,6 +149,27 @@ def _on_weak_classes(scores: Scores) -> list[str]:
     return [_weak_sentence(row, k, scores) for row, k in clearly[:3] or weak[:1]]
 
 
+def kept_weights(kind: str, epoch: int, loss: float, error: float) -> str:
+    """Which weights of tuning were kept, and how good they are on the photos that choose.
+
+    Args:
+        kind: ``raw``, ``ema`` or ``average``, as ``learn.tune.Tuned`` has it.
+        epoch: that they come from; 0 is the start.
+        loss: in nats, after the best temperature.
+        error: share of wrong answers, in [0, 1].
+    """
+    what = {
+        "raw": f"the weights of epoch {epoch:,}",
+        "ema": f"the running average of the weights at epoch {epoch:,}",
+        "average": f"an average of the weights that tuning began with and those of epoch {epoch:,}",
+    }[kind]
+    return (
+        f"Kept: {what if epoch else 'the weights that tuning began with'}. On the photos that choose, their loss is "
+        f"{loss:.4f} and their error {percent(error)}. What has the lowest loss is the best; “Best so far” is its "
+        "error, and counts the start and averages of weights too."
+    )
+
+
 def _weak_sentence(row: ClassScore, k: int, scores: Scores) -> str:
     missed = [0 if j == k else count for j, count in enumerate(scores.confusion[k])]
     other = max(range(len(missed)), key=missed.__getitem__)

@@ -23,10 +23,10 @@ N_COVERAGE = 60
 
 def duration(seconds: float) -> str:
     """Seconds as people read them."""
-    if seconds < 99.95:
+    if seconds < 59.95:
         return f"{seconds:.{2 if seconds < 1 else 1}f}\u00a0s"
     minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes:,}\u00a0min {rest}\u00a0s"
+    return f"{minutes:,}\u00a0min {rest:02d}\u00a0s"
 
 
 def reliability_chart(before: Sequence[ReliabilityBin], after: Sequence[ReliabilityBin]) -> Markup:

@@ -201,7 +201,7 @@ def plot_curves(history: Sequence[Mapping[str, Any]]) -> Chart:
     for axes, what in ((left, "loss, nats"), (right, "error")):
         _plain(axes, "epoch", what)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.set_ylim(bottom=0)
+        axes.set_ylim(0, 1.08 * axes.get_ylim()[1])  # room above the highest point, which may be the first
         axes.legend(frameon=False, fontsize=9)
         turns = [b["epoch"] for a, b in pairwise(history) if a["phase"] != b["phase"]]
         for turn in turns:

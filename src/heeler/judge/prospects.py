@@ -145,9 +145,11 @@ def more_photos(points: Sequence[CurvePoint], outlook: Outlook | None) -> str:
         return ""
     last = points[-1]
     if outlook is None:
+        n_wrong = int(last.wrong.sum())
+        mistakes = "1 mistake" if n_wrong == 1 else f"{n_wrong:,} mistakes"
         return (
-            f"Whether more photos would help cannot be told: {int(last.wrong.sum()):,} mistakes on {len(last.wrong):,} "
-            "judged photos are too few points to carry the learning curve on from."
+            f"Whether more photos would help cannot be told: {mistakes} on {len(last.wrong):,} judged photos make too "
+            "few points to carry the learning curve on from."
         )
     low, high = outlook.interval
     change = f"the error of the last layer from {percent(outlook.now)} to about {percent(outlook.then)}"

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, StrictUndefined, Template
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from heeler.files import write_text
 from heeler.fixes import Fix
@@ -90,6 +90,8 @@ class ReportContext:
         curve: the head fitted on some of the photos, in rising order of how many.
         history: one mapping for each epoch of tuning, with the fields of ``records.Epoch``; may be empty.
         n_epochs: passes over the photos that tuning made.
+        kept: which weights of tuning became the model, in words; empty where none did.
+        kept_epoch: the epoch that these come from; 0 marks none in the table.
         stopped_early: whether tuning ended because it had not become better for long.
         command: the command line that made the run.
         versions: package -> version.
@@ -118,6 +120,8 @@ class ReportContext:
     curve: Sequence[CurvePoint] = ()
     history: Sequence[Mapping[str, Any]] = ()
     n_epochs: float = 0.0
+    kept: str = ""
+    kept_epoch: int = 0
     stopped_early: bool = False
     command: str = ""
     versions: Mapping[str, str] = field(default_factory=dict)
@@ -198,9 +202,9 @@ def _training(context: ReportContext) -> dict[str, Any]:
         "outlook": outlook,
         "learning": learning_chart(context.curve, outlook) if context.curve else "",
         "n_curve": len(context.curve[-1].wrong) if context.curve else 0,
-        "loss": loss_chart(history) if losses else "",
+        "loss": loss_chart(history) if len(losses) > 1 else "",
         "epoch_columns": epoch_titles(history),
-        "epochs": epoch_rows(history),
+        "epochs": epoch_rows(history, context.kept_epoch),
         "tuned": LAYERS[history[-1]["phase"]] if history else "all layers",
         "stages": stage_rows(result, context.timings),
         "planned": time_chart(planned) if planned else "",
@@ -326,6 +330,14 @@ def _showable(value: Any) -> Any:
     return value
 
 
+def _breakable(name: str) -> Markup:
+    """A name as text of the page, which may go on in a new line where a person would break it."""
+    text = str(escape(_showable(name)))
+    for sign in "_/":
+        text = text.replace(sign, f"{sign}<wbr>")
+    return Markup(text)  # noqa: S704 - escaped above; no entity holds either sign
+
+
 def _hash(text: str) -> str:
     return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"
 
@@ -340,6 +352,7 @@ def _template() -> Template:
     environment = Environment(
         autoescape=True, finalize=_showable, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
+    environment.filters["breakable"] = _breakable
     environment.filters["percent"] = percent
     environment.filters["duration"] = duration
     return environment.from_string(_asset("report.html.j2"))

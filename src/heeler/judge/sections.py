@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from math import exp, sqrt
+from math import exp, inf, sqrt
 from typing import Any
 
 import numpy as np
@@ -160,18 +160,25 @@ def epoch_titles(history: Sequence[Mapping[str, Any]]) -> list[str]:
     return [title for name, title in EPOCH_COLUMNS.items() if history and name in history[0]]
 
 
-def epoch_rows(history: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """A row for each time that tuning was judged; the best is marked."""
-    best = min((epoch["valid_error"] for epoch in history if "valid_error" in epoch), default=None)
-    first_best = next((i for i, epoch in enumerate(history) if epoch.get("valid_error") == best), -1)
+def epoch_rows(history: Sequence[Mapping[str, Any]], kept_epoch: int) -> list[dict[str, Any]]:
+    """A row for each time that tuning was judged; the one that was kept is marked.
+
+    An epoch may be judged several times: then it is the time of its lowest loss, of the weights or of their average.
+    """
+    losses = {i: _lowest_loss(epoch) for i, epoch in enumerate(history) if epoch["epoch"] == kept_epoch}
+    kept = min(losses, key=losses.__getitem__, default=-1)
     columns = [name for name in EPOCH_COLUMNS if history and name in history[0]]
     return [
         {
             "cells": [_epoch_cell(name, epoch.get(name)) for name in columns],
-            "best": best is not None and i == first_best,
+            "best": i == kept,
         }
         for i, epoch in enumerate(history)
     ]
+
+
+def _lowest_loss(epoch: Mapping[str, Any]) -> float:
+    return min((epoch[name] for name in ("valid_loss", "ema_loss") if epoch.get(name) is not None), default=inf)
 
 
 def _epoch_cell(name: str, value: Any) -> str:

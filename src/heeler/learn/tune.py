@@ -49,6 +49,8 @@ class Tuned:
         kind: the weights as trained, their running average, or an average of the start's and the best of these.
         history: one record for each time that the run was judged.
         best_epoch: number of the epoch it comes from, counted from 1 through all phases; 0 is the probe's start.
+        best_loss: its loss on the validation photos in nats, after the best temperature.
+        best_error: the share of these that it named wrongly, in [0, 1].
         rate_per_s: photos trained in a second by more than the head; 0 where it alone trained.
         n_epochs: passes over the photos.
         stopped_early: whether a timed run ended because it had not become better for long.
@@ -59,6 +61,8 @@ class Tuned:
     kind: Kind
     history: tuple[Epoch, ...]
     best_epoch: int
+    best_loss: float
+    best_error: float
     rate_per_s: float
     n_epochs: float
     stopped_early: bool = False
@@ -251,6 +255,8 @@ class _Run:
             kind=best.kind,
             history=tuple(cursor.history),
             best_epoch=best.epoch,
+            best_loss=best.loss,
+            best_error=best.error,
             rate_per_s=cursor.n_all / cursor.all_s if cursor.all_s else 0.0,
             n_epochs=self._n_epochs(),
             stopped_early=self.stopped_early,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
+from platform import python_version
 
 from heeler.records import RunResult
 
@@ -11,8 +12,8 @@ PACKAGES = ("heeler", "torch", "timm", "onnxruntime", "openvino", "numpy", "pill
 
 
 def versions() -> dict[str, str]:
-    """Installed version of each package that has a part in the result."""
-    found = {}
+    """Version of Python and of each installed package that has a part in the result."""
+    found = {"python": python_version()}
     for package in PACKAGES:
         try:
             found[package] = version(package)
