@@ -8,6 +8,7 @@ and answers with squares of pixels or with a reason. When the server goes away, 
 from __future__ import annotations
 
 import contextlib
+import importlib
 import json
 import os
 import resource
@@ -155,7 +156,7 @@ def _load_decoders() -> None:
 
     torch.set_num_threads(1)
     with contextlib.suppress(ImportError):
-        __import__("pillow_heif")
+        importlib.import_module("pillow_heif")
     for kind in ("JPEG", "PNG"):
         file = io.BytesIO()
         Image.new("RGB", (300, 300)).save(file, kind)
