@@ -121,13 +121,12 @@ def run_length_bmp(image: Image.Image) -> bytes:
 
 
 def cases(seed: int = 0, n_each: int = 90) -> Iterator[Malformed]:
-    """All of them, in an order in which every kind of file comes early.
+    """All of them.
 
     Args:
         seed: of what is drawn.
         n_each: files that are drawn of each seed file, for flips and for lies each.
     """
-    draw = random.Random(seed)
     yield from bombs()
     yield from not_images()
     for name, data in seeds().items():
@@ -141,6 +140,12 @@ def cases(seed: int = 0, n_each: int = 90) -> Iterator[Malformed]:
     for n_bytes in (1, 2, 3, 4, 8, 12):
         for name, data in seeds().items():
             yield cut(name, data, len(data) - n_bytes, f"{n_bytes} bytes before its end")
+    yield from drawn(seed, n_each)
+
+
+def drawn(seed: int, n_each: int) -> Iterator[Malformed]:
+    """Those that chance has a part in; see ``cases``."""
+    draw = random.Random(seed)
     for number in range(n_each):
         for name, data in seeds().items():
             yield flipped(name, data, draw, number)
