@@ -14,6 +14,7 @@ from hostile_bundles_cases import PLANTED, Case, cases, with_one_byte_changed
 from images import cat, encode
 
 pytestmark = pytest.mark.usefixtures("one_thread")
+ROOT = Path(__file__).parent.parent
 CASES = cases()
 
 
@@ -60,6 +61,7 @@ def test_what_was_copied_is_good_before_it_is_spoilt(bundle: Path) -> None:
         assert run_heeler("predict", bundle, bundle.parent / "photo.jpg", "--engine", engine).code == 0
 
 
-def test_there_are_enough_and_no_two_alike() -> None:
+def test_there_are_enough_and_no_two_alike_as_the_docs_say() -> None:
     assert len(CASES) >= 30
+    assert f"| {len(CASES)} tried: all refused" in (ROOT / "docs" / "reliability.md").read_text(encoding="utf-8")
     assert len({case.name for case in CASES}) == len(CASES)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import warnings
+from collections import Counter
 from itertools import islice
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from heeler.data import claims, jpeg
 from heeler.data.decode import decode
 from heeler.errors import UnreadableError
 from heeler.records import Preprocessing
-from malformed import CLAIMS, Malformed, bombs, closed, cut, drawn, seeds
+from malformed import CLAIMS, Malformed, bombs, cases, closed, cut, drawn, seeds
 from malformed import claims as claiming
 
 SPEC = Preprocessing(image_px=64)
@@ -37,6 +38,16 @@ def verdict(case: Malformed) -> str:
 def test_the_files_are_the_same_for_the_same_seed() -> None:
     one, same, other = ([case.data for case in islice(drawn(seed, 1), 40)] for seed in (1, 1, 2))
     assert one == same != other
+
+
+def test_they_are_as_many_as_the_docs_say() -> None:
+    told = (BENCH.parent.parent / "docs" / "reliability.md").read_text(encoding="utf-8")
+    n_of = Counter(case.kind for case in cases())
+    assert n_of.total() >= 10_000
+    assert f"| {n_of.total():,} tried in each of four ways" in told
+    table = told[told.index("| what was done |") :].partition("\n\n")[0]
+    counts = [int(line.split(" | ")[1].replace(",", "")) for line in table.splitlines()[2:]]
+    assert sorted(counts) == sorted(n_of.values())
 
 
 @pytest.mark.parametrize("name", seeds())

@@ -310,9 +310,10 @@ def _rgb8(image: Image.Image, alpha: tuple[int, int, int]) -> ByteArray:
     if image.has_transparency_data:
         if image.mode == "La":
             image = image.convert("LA")
-        layer = image.convert("RGBA")
+        layer = image if image.mode == "RGBA" else image.convert("RGBA")
         image = Image.new("RGB", image.size, alpha)
         image.paste(layer, mask=layer)
+        del layer  # not beside the copy that is made next
     return np.array(image if image.mode == "RGB" else image.convert("RGB"))
 
 
