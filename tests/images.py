@@ -94,6 +94,7 @@ def claiming_png(width_px: int, height_px: int) -> bytes:
         b"\x89PNG\r\n\x1a\n"
         + _chunk(b"IHDR", struct.pack(">IIBBBBB", width_px, height_px, 8, 2, 0, 0, 0))
         + _chunk(b"IDAT", zlib.compress(bytes(100)))
+        + _chunk(b"IEND", b"")
     )
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import errno
-import hashlib
 import json
 import os
 import re
@@ -22,11 +21,11 @@ from safetensors.torch import load_file, save_file
 from conftest import TrainedRun, assert_clear, run_heeler, snapshot
 from heeler.data.decode import decode
 from heeler.errors import BundleError, ResourceError
-from heeler.files import canonical_json
 from heeler.learn.backbone import default_spec
 from heeler.records import Preprocessing
 from heeler.ship import bundle as bundle_module
 from heeler.ship.bundle import FILES, MANIFEST, MAX_MANIFEST_BYTES, open_bundle, write_bundle
+from hostile_bundles_cases import change_config, sign
 from images import HOSTILE_NAMES, cat, encode
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -36,21 +35,6 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 def model(trained_run: TrainedRun, tmp_path: Path) -> Path:
     """A copy of a bundle, to be spoilt."""
     return Path(shutil.copytree(trained_run.model, tmp_path / "model"))
-
-
-def sign(folder: Path, change: Callable[[dict[str, Any]], object] = lambda manifest: None) -> None:
-    """Change a manifest and give it valid hashes again, as whoever forges a bundle would."""
-    manifest = json.loads((folder / MANIFEST).read_text())
-    del manifest["sha256_of_this"]
-    manifest["files"] = {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in FILES}
-    change(manifest)
-    own = hashlib.sha256(canonical_json(manifest).encode()).hexdigest()
-    (folder / MANIFEST).write_text(canonical_json({**manifest, "sha256_of_this": own}))
-
-
-def change_config(folder: Path, **changes: object) -> None:
-    config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps({**config, **changes}))
 
 
 def refused(folder: Path, *words: str) -> None:

@@ -334,8 +334,8 @@ def test_the_limit_is_ours_and_pillow_never_warns(monkeypatch: pytest.MonkeyPatc
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert reason_of(images.claiming_png(20_000, 5_001)).startswith("claims 20,000 x 5,001")
-        assert reason_of(images.claiming_png(9_700, 9_700)) == "is cut short"
-        assert open_image(images.claiming_png(10_000, 10_000)).width_px == 10_000
+        assert reason_of(images.claiming_png(9_700, 9_700) + bytes(100_000)) == "is cut short"
+        assert open_image(images.claiming_png(10_000, 10_000) + bytes(100_000)).width_px == 10_000
         small = images.cat().resize((44, 40))
         files = [images.encode(small, format) for format in ("PNG", "TIFF", "JPEG", "WEBP", "BMP", "PPM")]
         files.append(images.encode(small.convert("P"), "TIFF", compression="tiff_lzw"))

@@ -19,7 +19,7 @@ import typer
 import heeler
 from heeler import errors, options
 from heeler.cli import build_app
-from heeler.data import archives, decode, download, fetch, jpeg, split
+from heeler.data import archives, claims, decode, download, fetch, jpeg, split
 from heeler.data.sets import SETS
 from heeler.errors import HeelerError
 from heeler.files import MAX_FILE_BYTES
@@ -203,6 +203,9 @@ def test_limits_are_those_of_the_code() -> None:
     assert f" {decode.MAX_PIXELS / 1e6:.0f} megapixels" in row_of("| one photo |")
     assert f" {MAX_FILE_BYTES / (1 << 30):.0f} GB " in row_of("| one photo's file |")
     assert f" {jpeg.MAX_SCANS} " in row_of("progressive JPEG")
+    assert f" {claims.MAX_PIECES:,} " in row_of("| pieces of one photo's file")
+    texts = f"{claims.MAX_TEXT_BYTES >> 20} MB, {claims.MAX_RUNS_BYTES >> 20} MB"
+    assert texts in row_of("| a PPM in numbers")
     assert f"at least {split.MIN_PHOTOS_PER_CLASS} different ones" in row_of("different ones")
     assert f"| {advice.FEW_PHOTOS_OF_A_CLASS} |" in row_of("asks for more")
     archive = f"{archives.MAX_ENTRIES:,} entries, {archives.MAX_BYTES / 1e9:.0f} GB unpacked"
@@ -261,7 +264,8 @@ def test_exit_codes_and_variables_are_those_of_the_code() -> None:
 
 
 def test_the_docs_give_no_figure_that_was_not_measured() -> None:
-    measured = (ROOT / "README.md").read_text(encoding="utf-8") + (DOCS / "recipe.md").read_text(encoding="utf-8")
+    sources = (ROOT / "README.md", DOCS / "recipe.md", DOCS / "reliability.md")
+    measured = "".join(path.read_text(encoding="utf-8") for path in sources)
     for path in PAGES:
         for figure in re.findall(r"\d+\.\d+ (?:%|s|photos)", path.read_text(encoding="utf-8")):
             assert figure.split()[0] in measured, (path.name, figure)

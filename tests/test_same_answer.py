@@ -6,10 +6,13 @@ The photos are real ones, kept in every format, mode, orientation and size that 
 
 from __future__ import annotations
 
+import importlib.util
 import io
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,10 +22,15 @@ import heeler
 from conftest import SCENES, TrainedRun, run_heeler, scene
 from heeler.data.catalogue import read_source
 from heeler.data.pixels import read_photos
+from heeler.exporting import export
 from heeler.learn.network import network_logits
 from heeler.records import FloatArray, Prediction, ignore_events
+from heeler.ship.bundle import write_bundle
+from heeler.ship.onnx_model import exported_engine, open_onnx
 from heeler.ship.predict import Source
 from images import astronaut, cat, encode, grey16, heic, stored_turned
+from server import MULTIPART, classify, multipart, port_of, request
+from server import ask as ask_server
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -31,6 +39,9 @@ WITHIN = 1e-4
 # A JPEG of at least 2.8 times the pixels that the resize asks for is decoded at a half, a quarter or an eighth. Whoever
 # gives all of its pixels instead gives other ones; see docs/reliability.md.
 WITHIN_REDUCED = 0.02
+# Requests to the server at the same time, and photos of one request; twelve megapixels go in with the last ones.
+AT_ONCE, PHOTOS_OF_BATCH = 8, 25
+EXAMPLE = Path(__file__).parent.parent / "examples" / "onnx_predict.py"
 
 
 @dataclass(frozen=True)
@@ -141,10 +152,16 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Photos:
 
 
 @pytest.fixture(scope="module")
-def model(trained_run: TrainedRun) -> heeler.Classifier:
-    """A model at a temperature at which it is sure of nothing, so that every difference shows."""
+def model(trained_run: TrainedRun, tmp_path_factory: pytest.TempPathFactory) -> heeler.Classifier:
+    """A model at a temperature at which it is sure of nothing, so that every difference shows; exported, too."""
     opened = heeler.load(trained_run.model).bundle
-    return heeler.Classifier(replace(opened, temperature=10 * opened.temperature))
+    path = tmp_path_factory.mktemp("unsure") / "model"
+    write_bundle(
+        path, opened.model, classes=opened.classes, spec=opened.spec, temperature=10 * opened.temperature, card="",
+        facts=opened.manifest,
+    )  # fmt: skip
+    export(path)
+    return heeler.load(path)
 
 
 def table(model: heeler.Classifier, rows: Sequence[Prediction]) -> FloatArray:
@@ -196,6 +213,49 @@ def by_training(model: heeler.Classifier, photos: Photos) -> FloatArray:
     return shares / shares.sum(axis=1, keepdims=True)
 
 
+def shares_of(model: heeler.Classifier, row: dict[str, Any]) -> list[float]:
+    """Probabilities in the order of the classes, of a row of JSON."""
+    shares = {each["label"]: each["probability"] for each in row["ranked"]}
+    return [shares[name] for name in model.classes]
+
+
+def by_server(model: heeler.Classifier, photos: Photos) -> FloatArray:
+    """A photo a request, eight at once, so that they are computed in batches as they come."""
+    pytest.importorskip("uvicorn")
+    from heeler.serving import running
+
+    with running(model.bundle.path) as serving, ThreadPoolExecutor(AT_ONCE) as pool:
+        port, path = port_of(serving.address), f"/predict?top={len(model.classes)}"
+        replies = pool.map(lambda each: classify(port, each.data, path=path), photos.given)
+        return np.array([shares_of(model, reply.json) for reply in replies])
+
+
+def by_server_in_batches(model: heeler.Classifier, photos: Photos) -> FloatArray:
+    pytest.importorskip("uvicorn")
+    from heeler.serving import running
+
+    rows = []
+    with running(model.bundle.path) as serving:
+        for start in range(0, N_PHOTOS, PHOTOS_OF_BATCH):
+            body = multipart(*((each.name, each.data) for each in photos.given[start : start + PHOTOS_OF_BATCH]))
+            asked = request("POST", f"/predict/batch?top={len(model.classes)}", body, kind=MULTIPART)
+            rows += ask_server(port_of(serving.address), asked).json["rows"]
+    return np.array([shares_of(model, row) for row in rows])
+
+
+def by_exported_file(model: heeler.Classifier, photos: Photos) -> FloatArray:
+    """The ONNX file with the preprocessing inside, given upright pixels."""
+    arrays = [as_array(image) for image in open_all(photos)]
+    arrays = [array if array.ndim == 3 else np.dstack([array] * 3) for array in arrays]
+    return open_onnx(model.bundle.path.with_suffix(".onnx")).probabilities(arrays)
+
+
+def by_exported_engine(model: heeler.Classifier, photos: Photos) -> FloatArray:
+    """What ``heeler predict --engine onnx`` does."""
+    rows = model.stream(photos.paths, top=len(model.classes), engine=exported_engine(model.bundle))
+    return table(model, list(rows))
+
+
 WAYS: dict[str, Callable[[heeler.Classifier, Photos], FloatArray]] = {
     "a path at a time": lambda model, photos: ask(model, photos.paths, 1),
     "paths in batches of 7": lambda model, photos: ask(model, [str(path) for path in photos.paths], 7),
@@ -205,9 +265,13 @@ WAYS: dict[str, Callable[[heeler.Classifier, Photos], FloatArray]] = {
     "loaded Pillow images": lambda model, photos: ask(model, [loaded(image) for image in open_all(photos)]),
     "arrays": lambda model, photos: ask(model, [as_array(image) for image in open_all(photos)]),
     "the feature pass of a training": by_training,
+    "the server": by_server,
+    "the server, many photos in a request": by_server_in_batches,
+    "the exported ONNX file": by_exported_file,
+    "predict with the exported ONNX file": by_exported_engine,
 }
 # These have lost the file, and with it the scale at which a large JPEG is decoded.
-WITHOUT_FILE = ("loaded Pillow images", "arrays")
+WITHOUT_FILE = ("loaded Pillow images", "arrays", "the exported ONNX file")
 
 
 @pytest.fixture(scope="module")
@@ -243,3 +307,22 @@ def test_the_command_says_the_same(trained_run: TrainedRun, photos: Photos) -> N
     shares = [{item["label"]: item["probability"] for item in row["ranked"]} for row in done.json["predictions"]]
     found = np.array([[each[name] for name in plain.classes] for each in shares])
     assert np.abs(found - wanted).max() <= WITHIN
+
+
+def test_the_example_without_heeler_says_the_same(
+    model: heeler.Classifier, photos: Photos, expected: FloatArray, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """On photos that are RGB and that nobody decodes at reduced scale; others are for its reader to convert."""
+    spec = importlib.util.spec_from_file_location("onnx_predict", EXAMPLE)
+    assert spec and spec.loader
+    example = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(example)
+    kept = [number for number, each in enumerate(photos.given) if each.name.startswith(("turned", "small", "plain"))]
+    paths = [str(photos.paths[number]) for number in kept]
+    example.main(str(model.bundle.path.with_suffix(".onnx")), *paths)
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == len(kept) > N_PHOTOS / 2
+    for line, path, row in zip(lines, paths, expected[kept], strict=True):
+        label, share = line.removeprefix(f"{path}: ").split(" ")
+        assert abs(float(share) - row.max()) < WITHIN + 1e-4, path  # it prints four digits
+        assert row.max() - row[model.classes.index(label)] < 2 * WITHIN, path

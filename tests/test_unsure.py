@@ -56,7 +56,7 @@ def test_training_stores_the_threshold_that_its_report_shows(trained_run: Traine
 
 
 def test_a_bundle_without_a_threshold_answers_always(trained_run: TrainedRun, tmp_path: Path) -> None:
-    from test_bundle import sign
+    from hostile_bundles_cases import sign
 
     old = Path(shutil.copytree(trained_run.model, tmp_path / "model"))
     sign(old, lambda manifest: manifest.pop("threshold"))

@@ -9,11 +9,14 @@ import signal
 import sys
 import threading
 import warnings
+from itertools import islice
 
 import typer
 
 from heeler.errors import HeelerError, UsageError
 from heeler.stopping import raise_interrupted
+
+CHUNKS_AT_ONCE = 10_000
 
 
 def prepare_process(debug: bool) -> None:
@@ -74,4 +77,8 @@ def give_up_stdout() -> None:
 
 def print_json(value: object) -> None:
     """One JSON object on standard output."""
-    print(json_format.dumps(value, indent=2, allow_nan=False))
+    # Not as one text, which for half a million rows takes a gigabyte.
+    chunks = json_format.JSONEncoder(indent=2, allow_nan=False).iterencode(value)
+    while text := "".join(islice(chunks, CHUNKS_AT_ONCE)):
+        sys.stdout.write(text)
+    print()

@@ -6,8 +6,10 @@ So the end mark of each format is looked for here, or its length, whichever it h
 
 from __future__ import annotations
 
+import re
 import struct
 from collections.abc import Iterator
+from itertools import count
 
 from heeler.errors import UnreadableError
 
@@ -23,8 +25,13 @@ MAX_PIXELS_PER_BYTE = 1000
 MAX_PIECES = 200_000
 # Real TIFFs have a page or some hundred; the check walks all of them.
 MAX_PAGES = 10_000
-# Pillow reads numbers that are written out in Python, 3 million in a second.
-MAX_PLAIN_BYTES = 8 << 20
+# Pillow steps through the boxes in it, which may have 8 bytes each; a colour profile has 3 MB at most.
+MAX_HEADER_BOX_BYTES = 4 << 20
+# Pillow reads numbers that are written out, and run lengths, in Python: 4 MB in a second, and 2 MB.
+MAX_TEXT_BYTES, MAX_RUNS_BYTES = 4 << 20, 1 << 20
+# And the spaces and comments in front of the last number of a PPM's header, one byte at a time.
+MAX_PPM_HEADER_BYTES = 64 << 10
+_PPM_HEADER = re.compile(rb"P(?:[14](?:(?:\s|#[^\r\n]*+)++\d++){2}|[2356](?:(?:\s|#[^\r\n]*+)++\d++){3})")
 _KNOWN_BOXES = (b"ftyp", b"meta", b"moov", b"mdat", b"free", b"skip", b"idat", b"uuid", b"jp2h", b"jp2c")
 _FIELD_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
 
@@ -54,7 +61,7 @@ def require_plausible(width: int, height: int, n_bytes: int) -> None:
 
 
 def require_whole(data: bytes, kind: str) -> None:
-    """Refuse a file that lacks its end, or that is in more pieces than can be stepped through.
+    """Refuse a file that lacks its end, or that is in more pieces than a decoder can step through in time.
 
     Args:
         data: content of the file.
@@ -84,9 +91,14 @@ def require_whole(data: bytes, kind: str) -> None:
 
 
 def _pieces() -> Iterator[None]:
-    for _ in range(MAX_PIECES):
+    for number in count():
+        _require_few(number)
         yield
-    raise UnreadableError(f"is in more than {MAX_PIECES:,} pieces, the limit")
+
+
+def _require_few(n_pieces: int) -> None:
+    if n_pieces > MAX_PIECES:
+        raise UnreadableError(f"is in more than {MAX_PIECES:,} pieces, the limit")
 
 
 def _png(data: bytes) -> bool:
@@ -127,23 +139,38 @@ def _webp(data: bytes) -> bool:
 
 
 def _bmp(data: bytes) -> bool:
+    packing = data[30:31]
+    if packing in (b"\1", b"\2") and len(data) > MAX_RUNS_BYTES:
+        raise UnreadableError(f"is a BMP in {len(data):,} bytes of run lengths; save it as PNG")
     return int(struct.unpack_from("<I", data, 2)[0]) <= len(data)
 
 
 def _ppm(data: bytes) -> bool:
+    if len(data) > MAX_PPM_HEADER_BYTES and not _PPM_HEADER.match(data, 0, MAX_PPM_HEADER_BYTES):
+        raise UnreadableError(f"is a PPM without a size in its first {MAX_PPM_HEADER_BYTES:,} bytes")
     if data[1] in b"456":
         return True  # its pixels have a length, which Pillow asks for
-    if len(data) > MAX_PLAIN_BYTES:
+    if len(data) > MAX_TEXT_BYTES:
         raise UnreadableError(f"is a PPM in {len(data):,} bytes of text; save it as PNG")
     # A number may have lost its last digit, unless something follows it.
     return data[1:2] == b"1" or data[-1:].isspace()
 
 
 def _jpeg2000(data: bytes) -> bool:
-    codestream = data.find(b"\xff\x4f\xff\x51")
-    first_tile = data.find(b"\xff\x93", codestream)
-    # From the first tile on, these two bytes stand for the end alone: packed pixels are stuffed so as to lack them.
-    return _boxes(data) and 0 <= codestream < first_tile < data.rfind(b"\xff\xd9")
+    """Whether every part of every tile is there, and the mark behind the last one."""
+    at = data.find(b"\xff\x4f\xff\x51") + 2
+    if at < 2 or not _boxes(data):
+        return False
+    for _ in _pieces():
+        marker, length = struct.unpack_from(">HH", data, at)
+        if marker == 0xFF90:  # a part of a tile, which says how long it is; 0 is up to the end
+            (length,) = struct.unpack_from(">I", data, at + 6)
+            at = data.rfind(b"\xff\xd9") if length == 0 else at + length
+            if data[at : at + 2] == b"\xff\xd9":
+                return True
+        else:
+            at += 2 + length
+    return False
 
 
 def _boxes(data: bytes) -> bool:
@@ -163,6 +190,8 @@ def _boxes(data: bytes) -> bool:
             break  # to the end of the file
         if size < 8:
             return True  # not cut but damaged, which the decoder will say
+        if name == b"jp2h" and size > MAX_HEADER_BOX_BYTES:
+            raise UnreadableError(f"has a header of {size:,} bytes; the limit is {MAX_HEADER_BOX_BYTES:,}")
         at += size
     return at <= len(data)
 
@@ -172,28 +201,37 @@ def _tiff(data: bytes) -> bool:
     order = "<" if data[:1] == b"I" else ">"
     big = 43 in data[2:4]
     offset = "Q" if big else "I"
-    count, entry, at_next = ("Q", f"{order}HHQ", 8) if big else ("H", f"{order}HHI", 4)
-    n_count, n_entry = struct.calcsize(order + count), struct.calcsize(entry) + at_next
+    number, entry, at_next = ("Q", f"{order}HHQ", 8) if big else ("H", f"{order}HHI", 4)
+    n_count, n_entry = struct.calcsize(order + number), struct.calcsize(entry) + at_next
     (page,) = struct.unpack_from(order + offset, data, 8 if big else 4)
     seen: set[int] = set()
+    n_pieces = 0
     while page and page not in seen and len(seen) < MAX_PAGES:
         seen.add(page)
-        (n_entries,) = struct.unpack_from(order + count, data, page)
+        (n_entries,) = struct.unpack_from(order + number, data, page)
         start = page + n_count
         if start + n_entries * n_entry + at_next > len(data):
             return False
+        n_pieces += n_entries
+        _require_few(n_pieces)
         places: dict[int, list[int]] = {}
+        n_outside = 0
         for at in range(start, start + n_entries * n_entry, n_entry):
             tag, kind, n_values = struct.unpack_from(entry, data, at)
             n_bytes = _FIELD_BYTES.get(kind, 1) * n_values
             value_at = at + n_entry - at_next
             if n_bytes > at_next:
                 (value_at,) = struct.unpack_from(order + offset, data, value_at)
+                n_outside += n_bytes
             if value_at + n_bytes > len(data):
                 return False
             if tag in (273, 279, 324, 325) and kind in (3, 4, 16):
+                n_pieces += n_values
+                _require_few(n_pieces)
                 letter = {3: "H", 4: "I", 16: "Q"}[kind]
                 places[tag] = list(struct.unpack_from(f"{order}{n_values}{letter}", data, value_at))
+        if n_outside > 2 * len(data):  # values that lie in one place, of which decoders would make a copy each
+            raise UnreadableError("is a damaged TIFF file")
         for starts, sizes in ((273, 279), (324, 325)):
             ends = (a + n for a, n in zip(places.get(starts, []), places.get(sizes, []), strict=False))
             if max(ends, default=0) > len(data):

@@ -129,8 +129,6 @@ def decode(data: bytes, spec: Preprocessing) -> Decoded:
     """
     opened = open_image(data)
     image = opened.image
-    require_whole(data, opened.format)
-    require_plausible(opened.width_px, opened.height_px, len(data))
     try:
         extent_px = _draft(opened, spec) if isinstance(image, JpegImagePlugin.JpegImageFile) else None
         image.load()
@@ -161,20 +159,22 @@ def open_image(data: bytes) -> Opened:
         UnreadableError: not an image, a format that is not read here, or larger than ``MAX_PIXELS``.
     """
     kind = _kind(data)
-    orientation = 0
+    require_whole(data, kind)
+    orientation, n_bytes = 0, len(data)
     try:
         if kind == "JPEG":
             data, orientation = plain_jpeg(data)
         image = _open_heif(io.BytesIO(data)) if kind == "HEIF" else _PLUGINS[kind](io.BytesIO(data))
         width, height = image.size
         require_size(width, height)
+        require_plausible(width, height, n_bytes)
         if isinstance(image, JpegImagePlugin.JpegImageFile):
             image.decodermaxblock = len(data)  # in one piece, without a copy
         if isinstance(image, TiffImagePlugin.TiffImageFile):
             orientation = 1  # this plugin gives the upright size and turns the pixels itself
             if width * height > (Image.MAX_IMAGE_PIXELS or MAX_PIXELS):
                 # Pillow warns of a bomb when it makes the pixels itself; these were just found to be few enough.
-                image.im = Image.new(image.mode, (image.tag_v2[256], image.tag_v2[257])).im
+                image.im = Image.new(image.mode, (image.tag_v2[256], image.tag_v2[257]), None).im
     except Exception as error:
         _refuse(error, kind)
     return Opened(image, kind, width, height, orientation)
@@ -310,9 +310,10 @@ def _rgb8(image: Image.Image, alpha: tuple[int, int, int]) -> ByteArray:
     if image.has_transparency_data:
         if image.mode == "La":
             image = image.convert("LA")
-        layer = image.convert("RGBA")
+        layer = image if image.mode == "RGBA" else image.convert("RGBA")
         image = Image.new("RGB", image.size, alpha)
         image.paste(layer, mask=layer)
+        del layer  # not beside the copy that is made next
     return np.array(image if image.mode == "RGB" else image.convert("RGB"))
 
 

@@ -187,10 +187,19 @@ def open_bundle(path: Path) -> Bundle:
         threshold = float(manifest.get("threshold", 0.0))
         if not 0 <= threshold <= 1:
             raise BundleError(f"a threshold of {threshold} makes no sense")
+        _check_exports(manifest.get(EXPORTS, {}))
         model = _load_model(path, manifest["architecture"], classes, spec)
     except HeelerError as error:
         raise BundleError(f"{path}: {error.message}", hint=AGAIN) from error
-    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, SafetensorError) as error:
+    except (
+        LookupError,
+        TypeError,
+        ValueError,
+        AttributeError,
+        RuntimeError,
+        ArithmeticError,
+        SafetensorError,
+    ) as error:
         # timm, torch and safetensors raise whatever fits when a file holds what heeler would not have written.
         raise BundleError(f"{path} is not a model: {type(error).__name__}: {error}", hint=AGAIN) from error
     return Bundle(path, model, classes, spec, temperature, manifest, threshold)
@@ -269,6 +278,12 @@ def _check_files(path: Path, manifest: Mapping[str, Any]) -> None:
             raise BundleError(f"{file} is missing or a link", hint=AGAIN)
         if sha256_file(file) != hashes[name]:
             raise BundleError(f"{file} was changed after it was written", hint=AGAIN)
+
+
+def _check_exports(told: Any) -> None:
+    places = [each.get("file") for each in told.values()]
+    if not all(isinstance(place, str) and "\0" not in place for place in places):
+        raise BundleError(f"{MANIFEST} does not say where its exports are")
 
 
 def _load_model(path: Path, architecture: str, classes: tuple[str, ...], spec: Preprocessing) -> nn.Module:

@@ -180,7 +180,7 @@ def exported_engine(bundle: Bundle) -> Engine:
     path = bundle.path / facts["file"]
     if not path.is_file():
         raise UsageError(f"{path} is not there any more", hint=f"heeler export {bundle.path} --to onnx")
-    if sha256_file(path) != facts["sha256"]:
+    if sha256_file(path) != facts.get("sha256"):
         raise BundleError(f"{path} was changed after it was exported", hint=AGAIN)
     open_onnx(path)
     network = Extractor(onnx.load(path)).extract_model([SQUARES], [LOGITS])
