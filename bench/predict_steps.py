@@ -18,21 +18,31 @@ N_BARE = 1024
 
 
 def bare(folder: Path, model: Path, n: int) -> dict[str, Any]:
-    """The forward pass alone, over pixels that are in memory, with each engine."""
+    """The forward pass alone, over pixels that are in memory, by each engine and by ONNX Runtime as it comes."""
+    from dataclasses import replace
+
     import numpy as np
 
     import heeler
     from heeler.data.decode import decode
     from heeler.learn import engines
     from heeler.learn.network import LogitNet
+    from heeler.ship.export import network_onnx
+    from heeler.ship.quantise import N_CALIBRATION, quantise, spread
 
     bundle = heeler.load(model).bundle
     net = LogitNet(bundle.model, bundle.spec).eval()
-    files = sorted(folder.rglob("*.jpg"))[: min(n, N_BARE)]
+    files = spread(sorted(folder.rglob("*.jpg")), min(n, N_BARE))
     squares = np.stack([decode(file.read_bytes(), bundle.spec).pixels for file in files])
     onnx = folder.parent / "bare.onnx"
     engines.export_onnx(net, onnx, bundle.spec.image_px)
-    found = [engines.onnxruntime_engine(onnx)]
+    int8 = quantise(network_onnx(bundle), np.stack(spread(squares, N_CALIBRATION))).SerializeToString()
+    found = [
+        engines.onnxruntime_engine(onnx),
+        replace(engines.onnxruntime_engine(int8), precision="int8"),
+        engines.Engine("onnxruntime, its defaults,", "fp32", plain_onnxruntime(onnx.read_bytes())),
+        engines.Engine("onnxruntime, its defaults,", "int8", plain_onnxruntime(int8)),
+    ]
     try:
         found += [engines.openvino_engine(onnx, "fp32"), engines.openvino_engine(onnx, "bf16")]
     except ImportError:
@@ -46,6 +56,17 @@ def bare(folder: Path, model: Path, n: int) -> dict[str, Any]:
         list(engine.run(batches))
         rates[f"{engine.name} {engine.precision}"] = len(squares) / (time.perf_counter() - start)
     return {"rates": rates}
+
+
+def plain_onnxruntime(model: bytes) -> Callable[[Any], Any]:
+    """A session as its documentation makes one: all cores on each batch, whose size it is told."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.add_free_dimension_override_by_name("batch", BATCH)
+    session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    name = session.get_inputs()[0].name
+    return lambda pixels: session.run(None, {name: pixels})[0]
 
 
 def stream(folder: Path, model: Path, n: int) -> dict[str, Any]:

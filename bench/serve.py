@@ -186,7 +186,10 @@ def slow_clients(port: int, n: int) -> Iterator[None]:
 
 
 def bare_rate(model: Path, photos: Sequence[bytes]) -> tuple[float, str]:
-    """Photos a second of the engine alone, on ready squares in batches of 32, and its name; for ``RATE_S`` seconds."""
+    """Photos a second of the engine alone, on ready squares in batches of 32, and its name; for ``RATE_S`` seconds.
+
+    ``bench/predict.py`` has the rates of the other engines.
+    """
     from heeler.data.decode import decode
     from heeler.learn.engines import BATCH
     from heeler.learn.network import logit_engine

@@ -140,10 +140,12 @@ def test_relative_error_is_root_mean_square_over_size() -> None:
 
 @pytest.mark.parametrize("exact", [True, False])
 @pytest.mark.parametrize("n", [1, BATCH])
-def test_the_picked_engine_is_timed_and_near_torch(exact: bool, n: int, tiny: FeatureNet) -> None:
+def test_the_picked_engine_is_near_torch_and_timed_where_there_is_a_choice(
+    exact: bool, n: int, tiny: FeatureNet
+) -> None:
     sample = tiny_squares(n)
     engine = pick_engine(tiny, "tiny", sample, exact=exact)
-    assert engine.rate_per_s > 0
+    assert (engine.rate_per_s > 0) is not exact
     limit = MAX_EXACT_ERROR if engine.precision == "fp32" else MAX_RELATIVE_ERROR
     assert relative_error(engine, torch_engine(tiny, "cpu", "fp32"), tiny_squares(7)) <= limit
     if exact:
@@ -158,6 +160,13 @@ def test_exact_never_gives_bf16_even_where_it_is_fastest(
 ) -> None:
     monkeypatch.setattr(engines, "_seconds", lambda engine, *_: 0.1 if engine.precision == "bf16" else 1.0)
     assert pick_engine(tiny, "tiny", tiny_squares(), exact=exact).precision == precision
+
+
+@needs_openvino
+def test_exact_is_onnxruntime_unless_openvino_is_asked_for(tiny: FeatureNet) -> None:
+    assert pick_engine(tiny, "tiny", tiny_squares(), exact=True).name == "onnxruntime"
+    asked = pick_engine(tiny, "tiny", tiny_squares(), exact=True, name="openvino")
+    assert (asked.name, asked.precision) == ("openvino", "fp32")
 
 
 class Cancelling(nn.Module):

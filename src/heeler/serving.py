@@ -196,8 +196,8 @@ def _start_server(app: Any, listening: socket.socket, limits: ServeLimits) -> Ca
 
 
 def _computing(bundle: Bundle, engine: Engine) -> Computing:
-    """Pieces for engines that compute on one core each; torch takes all cores or the GPU for one batch."""
-    from heeler.learn.engines import BATCH, PIECE
+    """As many calls at once as there are cores, where a call keeps one of them busy."""
+    from heeler.learn.engines import BATCH
     from heeler.learn.memory import AtOnce
     from heeler.ship.batching import Computing
 
@@ -206,7 +206,7 @@ def _computing(bundle: Bundle, engine: Engine) -> Computing:
     def forward(squares: ByteArray) -> FloatArray:
         return softmax(at_once.compute(engine.forward, squares), bundle.temperature)
 
-    return Computing(forward, BATCH, 1) if engine.name == "torch" else Computing(forward, PIECE, n_cores())
+    return Computing(forward, engine.at_once, n_cores() if engine.at_once < BATCH else 1)
 
 
 def _explained(bundle: Bundle, square: ByteArray, k: int) -> bytes | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 
 import numpy as np
@@ -27,7 +28,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 class AtOnce:
-    """A forward pass over so many photos at once as memory has room for.
+    """A forward pass over so many photos at once as memory has room for, by any number of threads.
 
     Args:
         n_photos: to begin with; halved, for good, where they are too many.
@@ -36,6 +37,7 @@ class AtOnce:
     def __init__(self, n_photos: int) -> None:
         self.n_photos = n_photos
         self._untold: list[Note] = []
+        self._lock = threading.Lock()
 
     def compute(self, forward: Callable[[ByteArray], FloatArray], pixels: ByteArray) -> FloatArray:
         """Outputs (B, D) of pixels (B, S, S, 3) uint8.
@@ -52,23 +54,25 @@ class AtOnce:
                 if not is_out_of_memory(error):
                     raise
             # Beyond the except block, nothing holds what the attempt had made.
-            self._halve()
+            self._halve(n)
 
     def tell(self, on_event: OnEvent) -> None:
         """Tell what has not been told: ``compute`` may run in a thread, which should not."""
         while self._untold:
             on_event(self._untold.pop(0))
 
-    def _halve(self) -> None:
+    def _halve(self, n: int) -> None:
+        """Fewer than the ``n`` that were too many, unless another thread has just seen to that."""
         from accelerate.utils.memory import clear_device_cache
 
-        if self.n_photos == 1:
-            raise ResourceError(
-                "the memory is too small for a forward pass with one photo at a time",
-                hint="close other programs, or use a smaller --image-px or a smaller --backbone",
-            )
-        self.n_photos //= 2
-        clear_device_cache(garbage_collection=True)
-        self._untold.append(
-            Note(f"out of memory with {2 * self.n_photos} photos at once, so {self.n_photos} from now on")
-        )
+        with self._lock:
+            if self.n_photos < n:
+                return
+            if n == 1:
+                raise ResourceError(
+                    "the memory is too small for a forward pass with one photo at a time",
+                    hint="close other programs, or use a smaller --image-px or a smaller --backbone",
+                )
+            self.n_photos = n // 2
+            clear_device_cache(garbage_collection=True)
+            self._untold.append(Note(f"out of memory with {n} photos at once, so {n // 2} from now on"))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import chain, islice
@@ -30,8 +30,8 @@ from heeler.records import (
 )
 from heeler.ship.bundle import Bundle, open_bundle
 
-# Of each photo its path, its pixels (S, S, 3) where it could be read, and the reason where not.
-Batch = list[tuple[str, ByteArray | None, str]]
+# Of a photo its path, its pixels (S, S, 3) where it could be read, and the reason where not.
+Read = tuple[str, ByteArray | None, str]
 Source = str | Path | bytes | Image.Image | np.ndarray
 # Below this many photos, exporting and timing cost more than they save.
 FEW = BATCH
@@ -123,7 +123,7 @@ class Classifier:
     ) -> Iterator[Prediction]:
         """``predict`` for any number of photos: rows come as they are made, and memory does not grow.
 
-        Photos are read and decoded while those before them are computed, so three batches of 32 are under way at most.
+        Each core reads a few photos and computes them, so some dozen are under way at most.
 
         Args:
             photos: as for ``predict``; taken as they are needed.
@@ -140,52 +140,54 @@ class Classifier:
         if top < 1:
             raise UsageError(f"{top} classes cannot be named for a photo", hint="choose a top of 1 or more")
         threshold = self.threshold(unsure_below)
+        at_once, done = AtOnce(BATCH), 0
+        with contextlib.closing(self._answered(photos, top, threshold, engine, on_engine, few, at_once)) as batches:
+            for rows in batches:
+                done += len(rows)
+                at_once.tell(on_event)
+                on_event(Progress(done))
+                yield from rows
+
+    def _answered(
+        self,
+        photos: Iterable[Source | Deferred],
+        top: int,
+        threshold: float,
+        engine: Engine | str,
+        on_engine: Callable[[Engine], None],
+        few: int,
+        at_once: AtOnce,
+    ) -> Generator[list[Prediction], None, None]:
+        """Rows as they are made: of the photos that an engine is chosen with, then of as many as it computes best."""
         waiting = iter(photos)
         first = list(islice(waiting, few + 1))
+        sources = map(_at_rest, chain(first, waiting))
         chosen = engine if isinstance(engine, Engine) else None
-        at_once, done = AtOnce(BATCH), 0
-        computed: deque[tuple[Batch, Future[FloatArray] | None]] = deque()
 
-        def rows_of(batch: Batch, logits: Future[FloatArray] | None) -> Iterator[Prediction]:
-            nonlocal done
-            answers = iter(self._probabilities(logits.result()) if logits else ())
-            for path, square, reason in batch:
-                yield self._row(path, next(answers) if square is not None else None, reason, top, threshold)
-            done += len(batch)
-            at_once.tell(on_event)
-            on_event(Progress(done))
+        def answer(batch: list[Read]) -> list[Prediction]:
+            squares = [square for _, square, _ in batch if square is not None]
+            outputs = at_once.compute(chosen.forward, np.stack(squares)) if chosen and squares else None
+            return self._rows(batch, outputs, top, threshold)
 
-        with ThreadPoolExecutor(n_cores()) as pool, ThreadPoolExecutor(1) as worker:
-            for batch in self._read_ahead(chain(first, waiting), pool):
+        def read_and_answer(piece: list[Source | Deferred]) -> list[Prediction]:
+            # By one thread: what it decodes is still in its core's cache when it computes.
+            return answer([self._read(source) for source in piece])
+
+        with ThreadPoolExecutor(n_cores() + 1) as pool:
+            while chosen is None and (batch := list(pool.map(self._read, islice(sources, BATCH)))):
                 squares = [square for _, square, _ in batch if square is not None]
-                if squares and chosen is None:
+                if squares:
                     model, spec, is_few = self.bundle.model, self.bundle.spec, len(first) <= few
                     chosen = logit_engine(model, spec, np.stack(squares), few=is_few, name=str(engine))
                     on_engine(chosen)
-                logits = (
-                    worker.submit(at_once.compute, chosen.forward, np.stack(squares)) if chosen and squares else None
-                )
-                computed.append((batch, logits))
-                if len(computed) > 1:
-                    yield from rows_of(*computed.popleft())
-            while computed:
-                yield from rows_of(*computed.popleft())
-
-    def _read_ahead(self, sources: Iterator[Source | Deferred], pool: ThreadPoolExecutor) -> Iterator[Batch]:
-        """Batches of photos that were read, the next one being read meanwhile."""
-        reading: deque[list[tuple[str, Future[tuple[ByteArray | None, str]]]]] = deque()
-        while True:
-            batch = []
-            for source in islice(sources, BATCH):
-                path = str(source) if isinstance(source, str | Path) else ""
-                # Here and not in the pool: one image given twice must not be loaded twice at the same time.
-                batch.append((path, pool.submit(self._read, _at_rest(source))))
-            if batch:
-                reading.append(batch)
-            if len(reading) > 1 or (reading and not batch):
-                yield [(path, *future.result()) for path, future in reading.popleft()]
-            elif not batch:
-                return
+                yield answer(batch)
+            ahead: deque[Future[list[Prediction]]] = deque()
+            while chosen and (piece := list(islice(sources, chosen.at_once))):
+                ahead.append(pool.submit(read_and_answer, piece))
+                if len(ahead) > 2 * n_cores():
+                    yield ahead.popleft().result()
+            while ahead:
+                yield ahead.popleft().result()
 
     def _probabilities(self, outputs: FloatArray) -> FloatArray:
         logits = outputs / self.bundle.temperature
@@ -210,6 +212,13 @@ class Classifier:
             )
         return float(unsure_below)
 
+    def _rows(self, batch: list[Read], outputs: FloatArray | None, top: int, threshold: float) -> list[Prediction]:
+        answers = iter(self._probabilities(outputs) if outputs is not None else ())
+        return [
+            self._row(path, None if square is None else next(answers), reason, top, threshold)
+            for path, square, reason in batch
+        ]
+
     def _row(self, path: str, probabilities: FloatArray | None, reason: str, top: int, threshold: float) -> Prediction:
         if probabilities is None:
             return Prediction(path, "unreadable", reason)
@@ -217,11 +226,12 @@ class Classifier:
         status: Status = "ok" if float(probabilities[best[0]]) >= threshold else "unsure"
         return Prediction(path, status, ranked=tuple((self.classes[k], float(probabilities[k])) for k in best))
 
-    def _read(self, source: Source | Deferred) -> tuple[ByteArray | None, str]:
+    def _read(self, source: Source | Deferred) -> Read:
+        path = str(source) if isinstance(source, str | Path) else ""
         try:
-            return self._square(source), ""
+            return path, self._square(source), ""
         except UnreadableError as error:
-            return None, error.message
+            return path, None, error.message
 
     def _square(self, source: Source | Deferred) -> ByteArray:
         spec = self.bundle.spec
