@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import multiprocessing
 import os
 import socket
 import subprocess
@@ -163,26 +164,34 @@ def is_right(status: int, body: bytes, truth: Any) -> bool:
 
 @contextlib.contextmanager
 def slow_clients(port: int, n: int) -> Iterator[None]:
-    """So many clients that send a byte now and then, and come again when they are let go."""
-    is_over = threading.Event()
-
-    def one() -> None:
-        while not is_over.is_set():
-            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=60) as connection:
-                connection.sendall(b"POST /predict HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: image/jpeg\r\n"
-                                   b"Content-Length: 90000\r\n\r\n")  # fmt: skip
-                while not is_over.wait(0.5):
-                    connection.sendall(b"a")
-
-    threads = [threading.Thread(target=one, daemon=True) for _ in range(n)]
-    for thread in threads:
-        thread.start()
+    """So many clients that send a byte now and then, in a process of their own, beside the good ones."""
+    context = multiprocessing.get_context("spawn")
+    is_over = context.Event()
+    process = context.Process(target=_be_slow, args=(port, n, is_over), daemon=True)
+    process.start()
     try:
         yield
     finally:
         is_over.set()
-        for thread in threads:
-            thread.join()
+        process.join()
+
+
+def _be_slow(port: int, n: int, is_over: Any) -> None:
+    """A byte of each twice a second; who was let go comes again."""
+    head = b"POST /predict HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: image/jpeg\r\nContent-Length: 90000\r\n\r\n"
+    connections: dict[int, socket.socket] = {}
+    while not is_over.wait(0.5):
+        for number in range(n):
+            try:
+                if number not in connections:
+                    connections[number] = socket.create_connection(("127.0.0.1", port), timeout=60)
+                    connections[number].sendall(head)
+                connections[number].sendall(b"a")
+            except OSError:
+                if number in connections:
+                    connections.pop(number).close()
+    for connection in connections.values():
+        connection.close()
 
 
 def bare_rate(model: Path, photos: Sequence[bytes]) -> tuple[float, str]:
