@@ -19,8 +19,6 @@ N_BARE = 1024
 
 def bare(folder: Path, model: Path, n: int) -> dict[str, Any]:
     """The forward pass alone, over pixels that are in memory, by each engine and by ONNX Runtime as it comes."""
-    from dataclasses import replace
-
     import numpy as np
 
     import heeler
@@ -37,28 +35,29 @@ def bare(folder: Path, model: Path, n: int) -> dict[str, Any]:
     onnx = folder.parent / "bare.onnx"
     engines.export_onnx(net, onnx, bundle.spec.image_px)
     int8 = quantise(network_onnx(bundle), np.stack(spread(squares, N_CALIBRATION))).SerializeToString()
-    found = [
-        engines.onnxruntime_engine(onnx),
-        replace(engines.onnxruntime_engine(int8), precision="int8"),
-        engines.Engine("onnxruntime, its defaults,", "fp32", plain_onnxruntime(onnx.read_bytes())),
-        engines.Engine("onnxruntime, its defaults,", "int8", plain_onnxruntime(int8)),
-    ]
+    found = {
+        "onnxruntime fp32": engines.onnxruntime_engine(onnx),
+        "onnxruntime int8": engines.onnxruntime_engine(int8),
+        "onnxruntime by itself, fp32": engines.Engine("onnxruntime", "fp32", by_itself(onnx.read_bytes())),
+        "onnxruntime by itself, int8": engines.Engine("onnxruntime", "fp32", by_itself(int8)),
+        "torch fp32": engines.torch_engine(net, "cpu", "fp32"),
+        "torch bf16": engines.torch_engine(net, "cpu", "bf16"),
+    }
     try:
-        found += [engines.openvino_engine(onnx, "fp32"), engines.openvino_engine(onnx, "bf16")]
+        found |= {f"openvino {each}": engines.openvino_engine(onnx, each) for each in ("fp32", "bf16")}
     except ImportError:
         print("OpenVINO is not installed", file=sys.stderr)
-    found += [engines.torch_engine(net, "cpu", "fp32"), engines.torch_engine(net, "cpu", "bf16")]
     rates = {}
-    for engine in found:
+    for name, engine in found.items():
         batches = [squares[start : start + BATCH] for start in range(0, len(squares), BATCH)]
         list(engine.run(batches[:2]))
         start = time.perf_counter()
         list(engine.run(batches))
-        rates[f"{engine.name} {engine.precision}"] = len(squares) / (time.perf_counter() - start)
+        rates[name] = len(squares) / (time.perf_counter() - start)
     return {"rates": rates}
 
 
-def plain_onnxruntime(model: bytes) -> Callable[[Any], Any]:
+def by_itself(model: bytes) -> Callable[[Any], Any]:
     """A session as its documentation makes one: all cores on each batch, whose size it is told."""
     import onnxruntime
 

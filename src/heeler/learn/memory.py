@@ -46,7 +46,7 @@ class AtOnce:
             ResourceError: the memory is too small for one photo.
         """
         while True:
-            n = self.n_photos
+            n = min(self.n_photos, len(pixels))
             try:
                 outputs = [forward(pixels[start : start + n]) for start in range(0, len(pixels), n)]
                 return outputs[0] if len(outputs) == 1 else np.concatenate(outputs)

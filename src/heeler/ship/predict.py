@@ -123,7 +123,8 @@ class Classifier:
     ) -> Iterator[Prediction]:
         """``predict`` for any number of photos: rows come as they are made, and memory does not grow.
 
-        Each core reads a few photos and computes them, so some dozen are under way at most.
+        Each core reads as many photos as it computes best at once, 4 or 32, and computes them; at most two such pieces
+        a core are ahead of the row that is taken.
 
         Args:
             photos: as for ``predict``; taken as they are needed.
