@@ -88,6 +88,7 @@ def stream(folder: Path, model: Path, n: int) -> dict[str, Any]:
 
 def fastai(folder: Path, model: Path, n: int) -> dict[str, Any]:
     """fastai's ``test_dl`` and ``get_preds`` with the same network, all else as it comes."""
+    import fastai.callback.progress  # noqa: F401 - gives the learner its no_bar
     import timm
     import torch
     from fastai.data.block import CategoryBlock, DataBlock
