@@ -18,7 +18,8 @@ from safetensors.torch import load_file, save_file
 
 from conftest import make_photos, run_heeler
 from heeler.data.rows import Rows
-from heeler.learn.tune import Tuned, fine_tune
+from heeler.learn.contest import Tuned
+from heeler.learn.tune import fine_tune
 from heeler.plans import Recipe
 from heeler.records import Event, Note
 from tiny import LABELS, SPEC, TRAIN, VALID, exact, network, store

@@ -166,6 +166,15 @@ def test_patience_needs_judgements_and_time() -> None:
     assert not pace.is_patience_over(5, 36.0)
 
 
+def test_patience_is_not_over_before_the_rates_have_come_half_way_down() -> None:
+    clock = Clock()
+    pace = Pace(100.0, 3, clock)
+    for now_s, is_over in ((45, False), (55, True)):
+        clock.now_s += now_s - pace.used_s
+        pace.step_ended()
+        assert pace.is_patience_over(50, 0.0) is is_over
+
+
 def test_a_pace_goes_on_where_another_stopped() -> None:
     clock = Clock()
     pace = Pace(100.0, 2, clock)

@@ -290,21 +290,17 @@ def test_the_bundle_opens_whichever_network_was_chosen(
 ) -> None:
     """Each network wins once: it is then the only candidate, and tuning is not told how good its start is."""
     import heeler
-    from heeler.learn.weights import Contest
+    from heeler.learn.contest import Contest
 
     module = sys.modules["heeler.train"]
-    choose, enter = module.choose_candidate, Contest.enter
+    judged, enter = module.tuned_candidate, Contest.enter
 
     def enter_late(self: Any, model: Any, kind: Any, epoch: int) -> tuple[float, float]:
         return enter(self, model, kind, epoch) if epoch else (1e9, 1.0)
 
     monkeypatch.setattr(Contest, "enter", enter_late)
     for winner in ("probe", "tuned"):
-
-        def rigged(candidates: Any, truth: Any, winner: str = winner) -> Any:
-            return choose([one for one in candidates if one.name == winner] or candidates, truth)
-
-        monkeypatch.setattr(module, "choose_candidate", rigged)
+        monkeypatch.setattr(module, "tuned_candidate", judged if winner == "tuned" else lambda *_: None)
         run = tmp_path / winner
         done = run_heeler("train", trained_run.source, *SMALL, "--out", run, "--epochs", 1, "--json", "--quiet")
         assert (done.code, done.json["chosen"]) == (0, winner), done.err

@@ -15,10 +15,11 @@ import torch
 
 from heeler.data.rows import Rows
 from heeler.errors import HeelerError, ResourceError
-from heeler.learn import schedule, tune, weights, worker
+from heeler.learn import contest, schedule, tune, weights, worker
 from heeler.learn.backbone import load_backbone, with_head
 from heeler.learn.checkpoint import read_checkpoint
-from heeler.learn.tune import Tuned, fine_tune
+from heeler.learn.contest import Tuned
+from heeler.learn.tune import fine_tune
 from heeler.plans import Recipe
 from heeler.records import Epoch, Event, Head, Note, Progress, ignore_events
 from tiny import LABELS, N_CLASSES, PX, SPEC, TRAIN, VALID, difference, exact, network, store
@@ -159,14 +160,14 @@ def test_a_run_is_adamw_at_the_rates_of_its_schedule(rows: Rows, monkeypatch: py
 def judged(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int, float, dict[str, torch.Tensor]]]:
     """From now on, the kind, epoch, loss and weights of each network that is judged."""
     found = []
-    enter = weights.Contest.enter
+    enter = contest.Contest.enter
 
     def watched(self: Any, model: Any, kind: str, epoch: int) -> tuple[float, float]:
         loss, error = enter(self, model, kind, epoch)  # type: ignore[arg-type]
         found.append((kind, epoch, loss, weights.plain_state(model)))
         return loss, error
 
-    monkeypatch.setattr(weights.Contest, "enter", watched)
+    monkeypatch.setattr(contest.Contest, "enter", watched)
     return found
 
 

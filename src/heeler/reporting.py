@@ -20,9 +20,9 @@ from heeler.judge.prospects import CurvePoint, points_of
 from heeler.judge.report import LARGE_QUALITY, ReportContext, Twin
 from heeler.learn.augment import augment_pixels, seed_of
 from heeler.learn.backbone import head_of
+from heeler.learn.contest import Tuned
 from heeler.learn.network import last_maps
 from heeler.learn.probe import Probe
-from heeler.learn.tune import Tuned
 from heeler.photos import Photos
 from heeler.plans import Plan, TrainOptions
 from heeler.records import ByteArray, FloatArray, Preprocessing, RunResult

@@ -6,7 +6,6 @@ Each step is one call into one room; this is the only module that sees all four.
 from __future__ import annotations
 
 import signal
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -24,11 +23,12 @@ from heeler.judge.report import write_report
 from heeler.judge.scores import fit_temperature, score, scores_to_json, softmax
 from heeler.learn.backbone import Backbone, with_head
 from heeler.learn.choose import Look
+from heeler.learn.contest import Tuned
 from heeler.learn.features import compute_features, feature_engine, known_features
 from heeler.learn.network import network_logits
 from heeler.learn.plan import curve_shares
 from heeler.learn.probe import N_FOLDS, Probe, fit_probe
-from heeler.learn.tune import Tuned, fine_tune
+from heeler.learn.tune import fine_tune
 from heeler.photos import Photos, list_files, read_and_split
 from heeler.planning import choose_look, first_look, plan_first, tuning_recipe
 from heeler.plans import Plan, Recipe, TrainOptions
@@ -120,20 +120,20 @@ def train(source: str | Path, options: TrainOptions | None = None, on_event: OnE
         recipe, plan = tuning_recipe(photos, look, plan, options, clock)
         save_plan(run, plan)
 
-        def deliver(candidates: Sequence[Candidate], tuned: Tuned | None = None) -> RunResult:
-            verdict = judge(photos, look.backbone, features, candidates, options, clock)
+        def deliver(winner: Candidate, tuned: Tuned | None = None) -> RunResult:
+            verdict = judge(photos, look.backbone, features, winner, options, clock)
             return write_everything(run, photos, verdict, tuned, look.spec, options, settings, plan, shown, clock)
 
         if tunes := bool(recipe.epochs or recipe.budget_s):
             (run / CHECKPOINT).mkdir(exist_ok=True)
-        result = deliver([probe])  # whatever happens while tuning, this one stands
+        result = deliver(probe)  # whatever happens while tuning, this one stands
         start = with_head(look.backbone, fitted.head)  # it has not seen the photos that choose
         lead(photos, look, start, recipe, plan)
         if not tunes:
             return result
         with stop_requests() as stop:
             tuned = tune(photos, start, look.spec, recipe, run / CHECKPOINT, stop, clock)
-        result = deliver([probe, *tuned_candidates(photos, tuned, look.spec, clock)], tuned)
+        result = deliver(tuned_candidate(photos, tuned, look.spec, clock) or probe, tuned)
         if tuned.stopped or stop.signum:
             raise_interrupted(stop.signum or signal.SIGTERM)  # one of several processes may have been asked
         finish_run(run)
@@ -225,30 +225,30 @@ def tune(
     return tuned
 
 
-def tuned_candidates(photos: Photos, tuned: Tuned, spec: Preprocessing, clock: Clock) -> list[Candidate]:
-    """The tuned network on the photos that it did not learn from; none where nothing was better than the start.
+def tuned_candidate(photos: Photos, tuned: Tuned, spec: Preprocessing, clock: Clock) -> Candidate | None:
+    """The tuned network on the photos that it did not learn from; None where its start is better on the valid part.
 
     The start is the probe, before that learnt from the photos that choose as well.
     """
     if not tuned.best_epoch:
-        return []
+        return None
     split, rows = photos.split, photos.pixels.rows
     with clock.stage("predict", total=len(split.valid) + len(split.test)) as tell:
         logits = network_logits(tuned.model, spec, rows, np.concatenate([split.valid, split.test]), tell)
-    return [Candidate("tuned", tuned.model, logits[: len(split.valid)], logits[len(split.valid) :])]
+    return Candidate("tuned", tuned.model, logits[: len(split.valid)], logits[len(split.valid) :])
 
 
 def judge(
     photos: Photos,
     backbone: Backbone,
     features: FloatArray,
-    candidates: Sequence[Candidate],
+    winner: Candidate,
     options: TrainOptions,
     clock: Clock,
 ) -> Verdict:
-    """Choose on the valid part; measure on the test part, or out of fold where that would be too small."""
+    """Measure what won on the valid part: on the test part, or out of fold where that would be too small."""
     with clock.stage("judge", unit=""):
-        winner, temperature = choose_candidate(candidates, photos.labels[photos.split.valid])
+        temperature = fit_temperature(winner.valid_logits, photos.labels[photos.split.valid])
         test_is_drawn = all(photo.part != "test" for photo in photos.catalogue.usable)
         too_few = len(photos.labels) < FEW_PHOTOS or len(photos.split.test) == 0
         if winner.name == "probe" and test_is_drawn and too_few:
@@ -259,20 +259,6 @@ def judge(
         return Verdict(
             winner.name, winner.model, temperature, photos.split.test, probabilities, scores, on_choosing
         )  # fmt: skip
-
-
-def choose_candidate(candidates: Sequence[Candidate], truth: IntArray) -> tuple[Candidate, float]:
-    """The one of the lowest loss on the valid part, whose (n,) classes are given, and its temperature there."""
-    temperatures = [fit_temperature(one.valid_logits, truth) for one in candidates]
-
-    def on_valid(i: int) -> tuple[float, float]:
-        probabilities = softmax(candidates[i].valid_logits, temperatures[i])
-        right = probabilities[np.arange(len(truth)), truth]
-        # The loss first: it moves with every photo, the error only with those at the border.
-        return float(-np.log(np.maximum(right, 1e-7)).mean()), float(np.mean(probabilities.argmax(1) != truth))
-
-    best = min(range(len(candidates)), key=on_valid)
-    return candidates[best], temperatures[best]
 
 
 def judge_out_of_fold(photos: Photos, backbone: Backbone, features: FloatArray, seed: int) -> Verdict:

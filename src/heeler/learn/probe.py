@@ -293,9 +293,15 @@ def _out_of_fold(problem: _Problem, solution: tuple[Tensor, Tensor], position: T
 
 def calibrated_loss(logits: Tensor, labels: Tensor) -> float:
     """Loss at the best temperature: every head is calibrated later, so being too sure is no fault of a penalty."""
+    return best_temperature(logits, labels)[1]
+
+
+def best_temperature(logits: Tensor, labels: Tensor) -> tuple[float, float]:
+    """The temperature at which the mean loss of logits (n, K) is lowest, and that loss in nats."""
     from scipy.optimize import minimize_scalar
 
     def loss(log_temperature: float) -> float:
         return float(torch.nn.functional.cross_entropy(logits / math.exp(log_temperature), labels))
 
-    return float(minimize_scalar(loss, bounds=(-3, 3), method="bounded", options={"xatol": 1e-2}).fun)
+    found = minimize_scalar(loss, bounds=(-3, 3), method="bounded", options={"xatol": 1e-2})
+    return math.exp(found.x), float(found.fun)

@@ -20,10 +20,12 @@ from heeler.records import Epoch
 # at 1e-3 and 5e-4, which undo part of what the probe has learnt before they improve on it.
 HEAD_LR = 1e-4
 ALL_LR = 2e-4
-# Of the last stages and the head, where only these train: see docs/recipe.md.
+# Of the last stages and the head, where only these train, and of all layers in a timed run: see docs/recipe.md.
 LAST_LR = 5e-4
-# The stem learns this many times more slowly than the head.
+TIMED_LR = 7e-4
+# The stem learns this many times more slowly than the head: in few epochs, and in a timed run, which has many.
 STEM_DIVISOR = 100.0
+TIMED_STEM_DIVISOR = 10.0
 # Share of a phase in which the rates rise; a timed run starts from a head that was fitted to the end.
 WARM = 0.3
 WARM_TIMED = 0.1
@@ -33,9 +35,11 @@ SAVE_SHARE = 0.05
 # A timed run is judged on the way where this share of its budget has passed, and where all judging stays below that.
 JUDGE_EVERY = 0.1
 JUDGE_SHARE = 0.08
-# A timed run stops early where so many judgements and this share of its budget have brought nothing.
+# A timed run stops early where so many judgements and this share of its budget have brought nothing; never before this
+# share of it, since the loss falls most while the rates come down.
 PATIENCE = 5
 PATIENCE_SHARE = 0.25
+PATIENCE_FROM = 0.5
 # Steps remembered: the next one is expected to take as long as the longest of them.
 N_STEPS = 5
 
@@ -50,6 +54,7 @@ class Phase:
         epochs: how many; 0 is as many as there is time for.
         lr: the head's peak rate.
         warm: share of the phase in which the rates rise, in (0, 1).
+        stem_divisor: the stem learns this many times more slowly than the head.
     """
 
     name: Literal["head", "all"]
@@ -57,6 +62,7 @@ class Phase:
     epochs: int
     lr: float
     warm: float
+    stem_divisor: float = STEM_DIVISOR
 
     def done(self, epoch: int, step: int, n_steps: int) -> float:
         """Share of the phase that is behind a step of an epoch of ``n_steps``; 0 where the phase has no end."""
@@ -76,8 +82,8 @@ def phases_of(recipe: Recipe, *, is_divided: bool = False) -> tuple[Phase, ...]:
         is_divided: whether "all layers" are the last stages, which may learn faster.
     """
     if is_timed(recipe):
-        lr = LAST_LR if is_divided else ALL_LR
-        return (Phase("all", 1, recipe.max_epochs, recipe.lr or lr, WARM_TIMED),)
+        lr, divisor = (LAST_LR, 1.0) if is_divided else (TIMED_LR, TIMED_STEM_DIVISOR)
+        return (Phase("all", 1, recipe.max_epochs, recipe.lr or lr, WARM_TIMED, divisor),)
     all_lr = recipe.lr / 2 if recipe.lr else ALL_LR
     phases = (
         Phase("head", 1, recipe.frozen_epochs, recipe.lr or HEAD_LR, WARM),
@@ -93,9 +99,15 @@ def rate_share(done: float, warm: float) -> float:
     return 1e-4 + (1 + math.cos(math.pi * (done - warm) / (1 - warm))) / 2
 
 
-def layer_rates(lr: float, n_groups: int) -> list[float]:
-    """Peak rates from stem to head: ``lr`` is the head's; they fall by the same factor from group to group."""
-    return [lr * STEM_DIVISOR ** -((n_groups - 1 - i) / max(1, n_groups - 1)) for i in range(n_groups)]
+def layer_rates(lr: float, n_groups: int, divisor: float = STEM_DIVISOR) -> list[float]:
+    """Peak rates from stem to head: ``lr`` is the head's; they fall by the same factor from group to group.
+
+    Args:
+        lr: the head's.
+        n_groups: how many.
+        divisor: the stem's rate is this many times lower.
+    """
+    return [lr * divisor ** -((n_groups - 1 - i) / max(1, n_groups - 1)) for i in range(n_groups)]
 
 
 def layer_groups(model: Any, n_groups: int = 4) -> list[list[nn.Parameter]]:
@@ -253,4 +265,5 @@ class Pace:
     def is_patience_over(self, n_since_best: int, best_at_s: float) -> bool:
         """Whether a timed run has gone on for long without a better judgement."""
         since_s = self.used_s - best_at_s
-        return self.budget_s > 0 and n_since_best >= PATIENCE and since_s >= PATIENCE_SHARE * self.budget_s
+        is_late = self.budget_s > 0 and self.done >= PATIENCE_FROM
+        return is_late and n_since_best >= PATIENCE and since_s >= PATIENCE_SHARE * self.budget_s

@@ -11,23 +11,32 @@ import copy
 import math
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 
 from heeler.data.rows import Rows
 from heeler.errors import HeelerError, ResourceError
 from heeler.learn.augment import seed_of
 from heeler.learn.checkpoint import Checkpoint, discard_checkpoints, key_of, read_checkpoint, write_checkpoint
+from heeler.learn.contest import Best, Contest, Tuned
 from heeler.learn.depth import VIEWS_SHARE
-from heeler.learn.schedule import Cursor, Pace, Phase, is_timed, layer_groups, layer_rates, phases_of, rate_share
+from heeler.learn.schedule import (
+    Cursor,
+    Pace,
+    Phase,
+    is_timed,
+    layer_groups,
+    layer_rates,
+    phases_of,
+    rate_share,
+)
 from heeler.learn.stages import last_groups
 from heeler.learn.team import Team
-from heeler.learn.weights import Best, Contest, Kind, State, Weights, average, plain_state
+from heeler.learn.weights import State, Weights, average, plain_state
 from heeler.learn.worker import EVALUATE_BATCH, Worker, training_precision
 from heeler.plans import Recipe
 from heeler.records import Epoch, IntArray, Note, OnEvent, Preprocessing, Progress, ignore_events
@@ -38,35 +47,8 @@ EMA_DECAY = 0.99
 # of statistics fits neither, and one try is enough.
 ALPHAS = (0.5, 0.25, 0.75)
 MAX_RETREATS = 2
-
-
-@dataclass(frozen=True)
-class Tuned:
-    """The best network of a run.
-
-    Args:
-        model: timm network with its head, on the CPU, in evaluation mode.
-        kind: the weights as trained, their running average, or an average of the start's and the best of these.
-        history: one record for each time that the run was judged.
-        best_epoch: number of the epoch it comes from, counted from 1 through all phases; 0 is the probe's start.
-        best_loss: its loss on the validation photos in nats, after the best temperature.
-        best_error: the share of these that it named wrongly, in [0, 1].
-        rate_per_s: photos trained in a second by more than the head; 0 where it alone trained.
-        n_epochs: passes over the photos.
-        stopped_early: whether a timed run ended because it had not become better for long.
-        stopped: whether it was told to stop.
-    """
-
-    model: nn.Module
-    kind: Kind
-    history: tuple[Epoch, ...]
-    best_epoch: int
-    best_loss: float
-    best_error: float
-    rate_per_s: float
-    n_epochs: float
-    stopped_early: bool = False
-    stopped: bool = False
+# In a checkpoint: the best weights' losses, photo by photo.
+BEST_LOSSES = "best losses"
 
 
 def fine_tune(
@@ -246,6 +228,8 @@ class _Run:
         elif not (self.stopped or self.given_up):
             if not self.cursor.is_judged:
                 self._judge()
+            if self.pace.budget_s:
+                self._prefer_end()
             self._judge_averages()
         self.worker.close()
         best, cursor, model = self.contest.best, self.cursor, self.worker.model
@@ -294,8 +278,7 @@ class _Run:
         groups = groups[-1:] if phase.name == "head" else groups
         self.phase = phase
         self.worker.begin(groups, learns_norms=phase.name == "all" and self.recipe.bn == "training")
-        rates = [phase.lr] * len(groups) if self.worker.is_divided else layer_rates(phase.lr, len(groups))
-        self.weights.begin(groups, rates)
+        self.weights.begin(groups, layer_rates(phase.lr, len(groups), phase.stem_divisor))
 
     def _judge(self) -> bool:
         """Judge the weights and their average, and tell; False where the run went back instead."""
@@ -303,9 +286,7 @@ class _Run:
             self._retreat("a weight")
             return False
         cursor, before, epoch = self.cursor, self.contest.best, math.ceil(self._n_epochs())
-        loss, error = self.contest.enter(self.weights.model, "raw", epoch)
-        ema = self.contest.enter(self.weights.ema, "ema", epoch) if self.weights.ema is not None else (None, None)
-        self.pace.judging_ended(self.n_passes)
+        (loss, error), ema = self._enter_weights(epoch)
         if not math.isfinite(loss):
             self._retreat("the validation loss")
             return False
@@ -329,6 +310,21 @@ class _Run:
         cursor.history.append(record)
         self.tell(record)
         return True
+
+    def _enter_weights(self, epoch: int) -> tuple[tuple[float, float], tuple[float, float] | tuple[None, None]]:
+        """Loss and error of the weights, and of their running average where there is one."""
+        raw = self.contest.enter(self.weights.model, "raw", epoch)
+        ema = self.contest.enter(self.weights.ema, "ema", epoch) if self.weights.ema is not None else (None, None)
+        self.pace.judging_ended(self.n_passes)
+        return raw, ema
+
+    def _prefer_end(self) -> None:
+        """Let the end of a timed run be its result, where nothing that was before is better by more than chance."""
+        if self.given_up or not self.cursor.history:
+            return
+        if not self.contest.last:
+            self._enter_weights(self.cursor.history[-1].epoch)  # they were judged by a process that was killed then
+        self.contest.prefer_last()
 
     def _judge_averages(self) -> None:
         """Judge averages of the start's weights and tuned ones (Wortsman et al. 2022), as many as there is time for.
@@ -359,6 +355,7 @@ class _Run:
         """Everything that this run needs to go on from here, copied."""
         best = self.contest.best
         tensors = self.weights.snapshot() | {f"best/{name}": tensor for name, tensor in best.state.items()}
+        tensors[BEST_LOSSES] = best.losses
         facts = {
             "key": self.key,
             "cursor": asdict(self.cursor),
@@ -375,7 +372,8 @@ class _Run:
         self._turn_to_phase()
         self.weights.restore(tensors)
         state = {name.removeprefix("best/"): tensor for name, tensor in tensors.items() if name.startswith("best/")}
-        self.contest.best = Best(**checkpoint.facts["best"], state=state)
+        self.contest.best = Best(**checkpoint.facts["best"], state=state, losses=tensors[BEST_LOSSES])
+        self.contest.last = []
 
     def _save(self) -> None:
         """Put the last checkpoint on disk; a disk that is full ends no run."""

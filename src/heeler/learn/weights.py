@@ -3,23 +3,16 @@
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-
-from heeler.learn.probe import calibrated_loss
-from heeler.learn.worker import Worker
-from heeler.records import IntArray
 
 WEIGHT_DECAY = 0.01
 BETAS = (0.9, 0.99)
 
 State = dict[str, Tensor]
-Kind = Literal["raw", "ema", "average"]
 
 
 class Weights:
@@ -95,44 +88,6 @@ class Weights:
             for moment, tensor in self._optimizer.state.get(parameter, {}).items():
                 named[f"{moment}/{name}"] = tensor
         return named
-
-
-@dataclass(frozen=True)
-class Best:
-    """Weights, the epoch that they come from, and their loss and error on the validation photos."""
-
-    loss: float
-    error: float
-    epoch: int
-    kind: Kind
-    state: State = field(repr=False)
-
-
-class Contest:
-    """Which weights are the best so far: those of the lowest loss after the best temperature, ties by error.
-
-    Every network is calibrated later, so being too sure is no fault of its weights.
-
-    Args:
-        worker: who computes answers.
-        valid: (n,) rows of the validation photos.
-        start: the weights that are best where no others can be judged.
-    """
-
-    def __init__(self, worker: Worker, valid: IntArray, start: State) -> None:
-        self._worker, self._valid = worker, valid
-        self.best = Best(math.inf, 1.0, 0, "raw", start)
-
-    def enter(self, model: Any, kind: Kind, epoch: int) -> tuple[float, float]:
-        """Judge a network: (loss in nats, error), the same in every process; the loss may be infinite."""
-        logits, labels = self._worker.logits(model, self._valid), self._worker.labels[self._valid]
-        if not logits.isfinite().all():
-            return math.inf, 1.0
-        error = float((logits.argmax(1) != labels).double().mean())
-        loss, error = self._worker.team.first([calibrated_loss(logits, labels), error])
-        if (loss, error) < (self.best.loss, self.best.error):
-            self.best = Best(loss, error, epoch, kind, plain_state(model))
-        return loss, error
 
 
 def plain(tensor: Tensor) -> Tensor:
