@@ -293,17 +293,18 @@ def test_the_bundle_opens_whichever_network_was_chosen(
     from heeler.learn.contest import Contest
 
     module = sys.modules["heeler.train"]
-    judged, enter = module.tuned_candidate, Contest.enter
+    candidate_of, enter = module.tuned_candidate, Contest.enter
 
     def enter_late(self: Any, model: Any, kind: Any, epoch: int) -> tuple[float, float]:
         return enter(self, model, kind, epoch) if epoch else (1e9, 1.0)
 
     monkeypatch.setattr(Contest, "enter", enter_late)
     for winner in ("probe", "tuned"):
-        monkeypatch.setattr(module, "tuned_candidate", judged if winner == "tuned" else lambda *_: None)
+        monkeypatch.setattr(module, "tuned_candidate", candidate_of if winner == "tuned" else lambda *_: None)
         run = tmp_path / winner
         done = run_heeler("train", trained_run.source, *SMALL, "--out", run, "--epochs", 1, "--json", "--quiet")
-        assert (done.code, done.json["chosen"]) == (0, winner), done.err
+        assert done.code == 0, done.err
+        assert done.json["chosen"] == winner
         judged = rows_of(run / "predictions.csv")
         paths = [trained_run.source / row["path"] for row in judged]
         rows = heeler.load(run / "model").predict(paths, top=4)

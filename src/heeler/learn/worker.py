@@ -31,6 +31,9 @@ from heeler.records import ByteArray, IntArray, Note, OnEvent, Preprocessing
 BATCH_SIZE = 32
 GPU_BATCH_SIZE = 64
 EVALUATE_BATCH = 64
+# Pixels of one backward pass through all layers on a CPU: what lies between them then stays in its cache. Two cores do
+# 40 photos/s at 288 px with 8 at once, and 26 with 32 (``bench/steps.py``).
+CACHED_PIXELS = 8 * 288**2
 # Activations that are read at random should stay in memory.
 VIEWS_BYTES = 3_000_000_000
 
@@ -65,11 +68,13 @@ class Worker:
         self.accelerator, self.team, self.model = accelerator, team, model
         self.device: torch.device = accelerator.device
         self.batch_size = recipe.batch_size or (BATCH_SIZE if self.device.type == "cpu" else GPU_BATCH_SIZE)
+        self._train_px = recipe.train_px or spec.image_px
         # Photos computed at once.
-        self.pieces: dict[Job, int] = {"training": -(-self.batch_size // self.team.n), "judging": EVALUATE_BATCH}
+        self.pieces: dict[Job, int] = {"training": self._most_at_once(), "judging": EVALUATE_BATCH}
+        if self.device.type == "cpu" and recipe.bn == "inference":  # else it learns from all of them
+            self.pieces["training"] = min(self._most_at_once(), cached_photos(self._train_px))
         self.labels, self.spec = labels, spec
         self._rows, self._recipe, self._tell = rows, recipe, tell
-        self._train_px = recipe.train_px or spec.image_px
         self._norms = [one for one in model.modules() if isinstance(one, nn.modules.batchnorm._BatchNorm)]
         self._learns_norms = False
         self._views: Views | None = None
@@ -78,6 +83,10 @@ class Worker:
     def is_divided(self) -> bool:
         """Whether the first stages were computed once, so that only the last ones are trained."""
         return self._views is not None
+
+    def _most_at_once(self) -> int:
+        """Photos of a batch that are this process's."""
+        return -(-self.batch_size // self.team.n)
 
     def can_divide(self) -> bool:
         """Whether the first stages can be computed once: by one process, on the processor, for such a network."""
@@ -115,6 +124,8 @@ class Worker:
             self._views = views
         if not views.n_views:
             views.close()
+        if self.is_divided:
+            self.pieces["training"] = self._most_at_once()  # activations are small
 
     def close(self) -> None:
         """Remove what was computed for this run alone."""
@@ -288,6 +299,12 @@ def training_precision() -> str:
     if torch.cuda.is_available():
         return "bf16" if torch.cuda.is_bf16_supported() else "fp16"
     return "bf16" if has_fast_bf16() else "no"
+
+
+def cached_photos(image_px: int) -> int:
+    """Photos (3, image_px, image_px) of one backward pass that keep a CPU's cache; a power of two."""
+    n_photos = max(1, CACHED_PIXELS // image_px**2)
+    return 1 << (n_photos.bit_length() - 1)
 
 
 def _cut(places: range, n_piece: int) -> Iterator[range]:
