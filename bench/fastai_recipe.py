@@ -11,10 +11,12 @@ from __future__ import annotations
 import csv
 import json
 import random
+import statistics
 import sys
 import tempfile
 import time
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +34,8 @@ from fastai.vision.learner import vision_learner
 
 from heeler.learn.backbone import DEFAULT_BACKBONE, load_backbone
 
-# Batches that each phase is timed on.
-N_TIMED = 3
+# Batches that each phase is timed on, after so many that set things up.
+N_WARM, N_TIMED = 2, 5
 
 
 @dataclass(frozen=True)
@@ -45,16 +47,24 @@ class Row:
     part: str
 
 
-class StopAfter(Callback):
-    """End a fit after so many batches."""
+class BatchClock(Callback):
+    """Seconds from each batch's end to the next one's; a fit ends after so many."""
 
     def __init__(self, n_batches: int) -> None:
         self.n_batches = n_batches
+        self._ends: list[float] = []
 
     def after_batch(self) -> None:
-        """Count."""
-        if self.iter + 1 >= self.n_batches:
+        """Stop the watch, and start it again."""
+        self._ends.append(time.perf_counter())
+        if len(self._ends) >= self.n_batches:
             raise CancelFitException
+
+    @property
+    def step_s(self) -> float:
+        """Seconds of a batch once things are set up."""
+        ends = self._ends[N_WARM - 1 :]
+        return statistics.median(end - start for start, end in pairwise(ends))
 
 
 class EpochClock(Callback):
@@ -127,9 +137,9 @@ def affordable(learner: Any, kept: list[Row], rows: list[Row], job: Job, start: 
     step_s = {}
     for phase, prepare in (("head", learner.freeze), ("all", learner.unfreeze)):
         prepare()
-        began = time.perf_counter()
-        learner.fit(1, cbs=[StopAfter(N_TIMED)])
-        step_s[phase] = (time.perf_counter() - began) / (N_TIMED * learner.dls.bs)
+        clock = BatchClock(N_WARM + N_TIMED)
+        learner.fit(1, cbs=[clock])
+        step_s[phase] = clock.step_s / learner.dls.bs
     n = {part: sum(row.part == part for row in rows) for part in ("train", "valid", "test")}
     # A forward pass is about a third of a step of all layers.
     judge_s = step_s["all"] / 3

@@ -166,13 +166,39 @@ def test_patience_needs_judgements_and_time() -> None:
     assert not pace.is_patience_over(5, 36.0)
 
 
-def test_patience_is_not_over_before_the_rates_have_come_half_way_down() -> None:
+def test_a_hurried_run_goes_through_the_rest_of_its_schedule_in_a_part_of_the_time() -> None:
     clock = Clock()
-    pace = Pace(100.0, 3, clock)
-    for now_s, is_over in ((45, False), (55, True)):
-        clock.now_s += now_s - pace.used_s
-        pace.step_ended()
-        assert pace.is_patience_over(50, 0.0) is is_over
+    pace = Pace(1000.0, 1, clock)
+    clock.now_s += 5
+    pace.judging_ended(1)
+    clock.now_s += 395
+    pace.step_ended()
+    before = pace.done
+    assert before == pytest.approx(400 / 995)
+    pace.hurry()
+    assert pace.is_hurried
+    assert pace.budget_s == pytest.approx(400 + schedule.HURRY_SHARE * 400 + 5)
+    assert pace.done == pytest.approx(before)
+    clock.now_s += 40
+    pace.step_ended()
+    assert pace.done == pytest.approx(before + (1 - before) / 2)
+    other = Pace(1000.0, 1, clock)
+    other.resume(pace.facts())
+    assert other.done == pytest.approx(pace.done)
+    assert not other.is_patience_over(1000, 0.0)
+    clock.now_s += 41
+    pace.step_ended()
+    assert pace.done == 1
+    assert not pace.has_time_for_step()
+
+
+def test_no_run_becomes_longer_by_hurrying() -> None:
+    clock = Clock()
+    pace = Pace(100.0, 1, clock)
+    clock.now_s += 95
+    pace.step_ended()
+    pace.hurry()
+    assert pace.budget_s == 100
 
 
 def test_a_pace_goes_on_where_another_stopped() -> None:

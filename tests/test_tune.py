@@ -646,16 +646,20 @@ def test_epochs_bound_a_timed_run(rows: Rows, clock: Clock, monkeypatch: pytest.
     assert clock.now_s < 100
 
 
-def test_a_timed_run_ends_early_where_nothing_improves(rows: Rows, clock: Clock) -> None:
+def test_a_timed_run_ends_early_where_nothing_improves(
+    rows: Rows, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
     events: list[Event] = []
+    shares = rates(monkeypatch)
     labels = LABELS.copy()
     labels[VALID] = (labels[VALID] + 1) % N_CLASSES  # what is learnt is wrong there
     recipe = replace(TIMED, budget_s=40)
     tuned = fine_tune(clock.network(), rows, labels, TRAIN, VALID, SPEC, recipe, events.append)
     assert tuned.stopped_early
-    assert "ended early" in notes_of(events)[-1]
+    assert "early end" in notes_of(events)[-1]
     assert len(tuned.history) >= 5
     assert 50 + 5 * 4 <= clock.now_s < 50 + 38
+    assert shares[-1] < 0.05  # it was not broken off while the rates were high
 
 
 def test_the_time_before_a_stop_counts(rows: Rows, clock: Clock, tmp_path: Path) -> None:

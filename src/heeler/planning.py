@@ -14,7 +14,7 @@ from heeler.data.pixels import read_photos
 from heeler.data.split import draw_folds, draw_share
 from heeler.errors import UsageError
 from heeler.learn.backbone import DEFAULT_BACKBONE
-from heeler.learn.calibrate import calibrate
+from heeler.learn.calibrate import calibrate, tuning_rates
 from heeler.learn.choose import Look, load_look, try_settings
 from heeler.learn.depth import MIN_EPOCHS, MIN_TUNING_S, best_depth, epochs_in, views_in
 from heeler.learn.plan import MIN_OF_CLASS, choose, chosen_text, forward_per_s, plan_rest, plan_run, to_try, tuning_s
@@ -121,7 +121,10 @@ def tuning_recipe(
     """The user's fixed recipe, or tuning for what is left of the minutes; the plan says how long that is."""
     if plan is None:
         return options.recipe, None
-    n_train, rates = len(photos.split.train), plan.rates
+    n_train = len(photos.split.train)
+    if plan.tune_s is None and plan.may_tune:
+        plan = _timed_anew(plan, look, clock)
+    rates = plan.rates
     if plan.tune_s is None:
         n_judged = len(photos.split.valid) + len(photos.split.test)
         left_s = tuning_s(plan, look.setting, clock.total_s, n_judged) if plan.may_tune else 0.0
@@ -138,6 +141,16 @@ def tuning_recipe(
     if n_views := views_in(rates, look.setting, n_train, plan.tune_s, depth):
         recipe = replace(recipe, last_views=n_views, last_stages=depth.last_stages)
     return recipe, plan
+
+
+def _timed_anew(plan: Plan, look: Look, clock: Clock) -> Plan:
+    """The plan with rates of the setting that was chosen: how deep to tune hangs on them, and the machine may have
+    been busy when it was timed first."""
+    forward = look.engine.rate_per_s if look.engine else forward_per_s(plan.rates, look.setting)
+    with clock.stage("time steps", unit=""):
+        view, step = tuning_rates(look.backbone.model, look.spec, forward, Recipe().last_stages)
+    rates = replace(plan.rates, base=look.setting, forward_per_s=forward, view_per_s=view, step_per_s=step)
+    return replace(plan, rates=rates)
 
 
 def look_of(setting: Setting, options: TrainOptions) -> Look:

@@ -362,6 +362,7 @@ PLANNED_TOGETHER = {
     "load backbone": "prepare",
     "calibrate": "prepare",
     "choose engine": "features",
+    "time steps": "tune",
     "find flaws": "finish",
     "judge": "finish",
     "predict": "finish",

@@ -35,11 +35,13 @@ SAVE_SHARE = 0.05
 # A timed run is judged on the way where this share of its budget has passed, and where all judging stays below that.
 JUDGE_EVERY = 0.1
 JUDGE_SHARE = 0.08
-# A timed run stops early where so many judgements and this share of its budget have brought nothing; never before this
-# share of it, since the loss falls most while the rates come down.
+# A timed run comes to an early end where so many judgements, this share of its budget and so many epochs have brought
+# nothing. It does not break off: the loss falls most while the rates come down, and so they do, in this share of the
+# time that is used until then.
 PATIENCE = 5
 PATIENCE_SHARE = 0.25
-PATIENCE_FROM = 0.5
+PATIENCE_EPOCHS = 10
+HURRY_SHARE = 0.2
 # Steps remembered: the next one is expected to take as long as the longest of them.
 N_STEPS = 5
 
@@ -196,18 +198,22 @@ class Pace:
         self.judged_at_s = 0.0
         self.save_s = 0.0
         self.saved_at_s = 0.0
+        self.hurried_at_s = self.hurried_from = 0.0
         self._clock, self._last = clock, clock()
         self._steps: deque[float] = deque(maxlen=N_STEPS)
 
     def facts(self) -> dict[str, float]:
         """What ``resume`` needs to go on from here."""
-        names = ("used_s", "pass_s", "judging_s", "judged_at_s", "save_s")
+        names = ("used_s", "pass_s", "judging_s", "judged_at_s", "save_s", "budget_s", "hurried_at_s", "hurried_from")
         return {name: getattr(self, name) for name in names}
 
     def resume(self, facts: Mapping[str, float]) -> None:
-        """Go on where another process stopped; the seconds that it used count."""
+        """Go on where another process stopped; the seconds that it used count. A budget may be another than it had."""
+        wanted_s, used_s = self.budget_s, self.used_s
         for name, value in facts.items():
-            setattr(self, name, value + self.used_s if name == "used_s" else value)
+            setattr(self, name, value)
+        self.used_s += used_s
+        self.budget_s = min(self.budget_s, wanted_s) if self.is_hurried else wanted_s
         self.saved_at_s, self._last = self.used_s, self._clock()
 
     def setup_ended(self) -> None:
@@ -237,10 +243,22 @@ class Pace:
     @property
     def done(self) -> float:
         """Share of the time for training that is used, in [0, 1]; 0 in a run without a budget."""
-        training_s = self.budget_s - self.n_final * self.pass_s
+        training_s = self.budget_s - self.n_final * self.pass_s - self.hurried_at_s
         if self.budget_s == 0:
             return 0.0
-        return min(1.0, self.used_s / training_s) if training_s > 0 else 1.0
+        used_s, before = self.used_s - self.hurried_at_s, self.hurried_from
+        return min(1.0, before + (1 - before) * used_s / training_s) if training_s > 0 else 1.0
+
+    @property
+    def is_hurried(self) -> bool:
+        """Whether the run was brought to an early end."""
+        return self.hurried_at_s > 0
+
+    def hurry(self) -> None:
+        """Come to an end early: what is left of the schedule is run through in a part of the time that is used."""
+        before, left_s = self.done, HURRY_SHARE * self.used_s + self.n_final * self.pass_s
+        self.hurried_at_s, self.hurried_from = self.used_s, before
+        self.budget_s = min(self.budget_s, self.used_s + left_s)
 
     def has_time_for_step(self) -> bool:
         """Whether one more step and the judging at the end fit."""
@@ -265,5 +283,5 @@ class Pace:
     def is_patience_over(self, n_since_best: int, best_at_s: float) -> bool:
         """Whether a timed run has gone on for long without a better judgement."""
         since_s = self.used_s - best_at_s
-        is_late = self.budget_s > 0 and self.done >= PATIENCE_FROM
-        return is_late and n_since_best >= PATIENCE and since_s >= PATIENCE_SHARE * self.budget_s
+        may_hurry = self.budget_s > 0 and not self.is_hurried
+        return may_hurry and n_since_best >= PATIENCE and since_s >= PATIENCE_SHARE * self.budget_s

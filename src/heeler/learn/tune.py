@@ -25,6 +25,7 @@ from heeler.learn.checkpoint import Checkpoint, discard_checkpoints, key_of, rea
 from heeler.learn.contest import Best, Contest, Tuned
 from heeler.learn.depth import VIEWS_SHARE
 from heeler.learn.schedule import (
+    PATIENCE_EPOCHS,
     Cursor,
     Pace,
     Phase,
@@ -143,7 +144,7 @@ class _Run:
         self._enter(self.phases[0])
         self.cursor = Cursor()
         self.order = (0, train)
-        self.stopped = self.stopped_early = self.given_up = self.disk_is_full = False
+        self.stopped = self.given_up = self.disk_is_full = False
 
     def begin(self, resume: bool) -> None:
         """Judge the start, or go on from the last checkpoint."""
@@ -168,7 +169,7 @@ class _Run:
 
     def goes_on(self) -> bool:
         """Whether there is a step to do, and time for it."""
-        is_over = self.given_up or self.stopped_early or 0 < self.n_planned < self.cursor.epoch
+        is_over = self.given_up or 0 < self.n_planned < self.cursor.epoch
         return not is_over and self.pace.has_time_for_step()
 
     def step(self) -> None:
@@ -200,10 +201,10 @@ class _Run:
         if self.pace.is_judging_due(self.n_passes):
             if not self._judge():
                 return
-            if self.pace.is_patience_over(self.cursor.n_since_best, self.cursor.best_at_s):
-                self.stopped_early = True
-                n = round(self._n_epochs())
-                self.tell(Note(f"tuning ended early, after {n} epochs: the validation loss had stopped falling"))
+            n = round(self._n_epochs())
+            if n >= PATIENCE_EPOCHS and self.pace.is_patience_over(self.cursor.n_since_best, self.cursor.best_at_s):
+                self.pace.hurry()
+                self.tell(Note(f"tuning comes to an early end: the loss has stopped falling after {n} epochs"))
         self.cursor.epoch_ended()
         self._turn_to_phase()
         self.keep(epoch_ended=True)
@@ -243,7 +244,7 @@ class _Run:
             best_error=best.error,
             rate_per_s=cursor.n_all / cursor.all_s if cursor.all_s else 0.0,
             n_epochs=self._n_epochs(),
-            stopped_early=self.stopped_early,
+            stopped_early=self.pace.is_hurried,
             stopped=self.stopped,
         )
 
