@@ -72,7 +72,8 @@ def test_every_plan_fills_its_minutes_and_no_more(minutes: float, n_photos: int)
     assert plan.seconds_of("choose") <= share * 60 * minutes + 1e-6
     assert 0 < plan.n_read <= plan.n_found == n_photos
     assert plan.n_sample <= plan.n_read
-    assert not plan.candidates or plan.n_sample >= min(MIN_SAMPLE, plan.n_read)
+    n_train = round((1 - plan.judged) * plan.n_read)  # settings are tried on photos that train
+    assert not plan.candidates or min(MIN_SAMPLE, n_train) <= plan.n_sample <= n_train
 
 
 def test_time_is_first_taken_from_pixels_and_then_from_photos() -> None:

@@ -1,9 +1,9 @@
 """The bytes of one photo -> a square of RGB pixels, or one plain reason why not.
 
 The order is: limits from the header, format from the content, decoding, orientation once, 8-bit RGB, resize, and
-crop, squash or pad. Nothing here keeps state, so any number of threads may decode at once; Pillow and torch leave
-the interpreter lock while they work. ICC profiles are ignored: numbers are taken to be sRGB, as nearly all photos are
-and as pretrained networks were trained.
+crop, squash or pad. Any number of threads may decode at once: Pillow and torch leave the interpreter lock while they
+work, and large photos wait for one another, so that memory does not depend on luck. ICC profiles are ignored: numbers
+are taken to be sRGB, as nearly all photos are and as pretrained networks were trained.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from PIL import (
 
 from heeler.data.claims import CUT, MAX_PIXELS, require_plausible, require_size, require_whole
 from heeler.data.jpeg import exif_orientation, plain_jpeg
+from heeler.data.room import Room
 from heeler.data.square import MAX_ASPECT, fit_square, fit_stored, upright
 from heeler.errors import UnreadableError
 from heeler.files import MAX_FILE_BYTES
@@ -44,6 +45,10 @@ _DRAFT_MARGIN = (
     1.4  # then pixels differ from a full decode's by 0.8 of 255 levels on average, less than the JPEG's own loss
 )
 _ORIENTATION = 0x0112
+# What a decoded pixel takes: 4 bytes in Pillow, 3 in the array made of it. Two phone photos have room at once even as
+# PNG; one of the largest that may be read is alone.
+_BYTES_PER_PIXEL = 7
+_ROOM = Room(200_000_000)
 
 # Pillow's classes themselves, not Image.open: no other format's code ever runs on hostile bytes, and the size limit is
 # ours alone (Image.open warns from 89 megapixels on).
@@ -130,16 +135,21 @@ def decode(data: bytes, spec: Preprocessing) -> Decoded:
     opened = open_image(data)
     image = opened.image
     try:
-        extent_px = _draft(opened, spec) if isinstance(image, JpegImagePlugin.JpegImageFile) else None
-        image.load()
-        exif = image.info.get("exif")
-        orientation = opened.orientation
-        if not orientation:
-            orientation = exif_orientation(exif) if isinstance(exif, bytes) else _orientation(image)
-        rgb = _rgb8(image, spec.alpha)
+        extent_px = _draft(opened, spec)
     except Exception as error:
         _refuse(error, opened.format)
-    pixels = fit_stored(rgb, spec, orientation, extent_px or (rgb.shape[0], rgb.shape[1]))
+    with _ROOM.take(_BYTES_PER_PIXEL * math.prod(image.size)):
+        try:
+            image.load()
+            exif = image.info.get("exif")
+            orientation = opened.orientation
+            if not orientation:
+                orientation = exif_orientation(exif) if isinstance(exif, bytes) else _orientation(image)
+            rgb = _rgb8(image, spec.alpha)
+        except Exception as error:
+            _refuse(error, opened.format)
+        pixels = fit_stored(rgb, spec, orientation, extent_px or (rgb.shape[0], rgb.shape[1]))
+        del rgb
     width, height = opened.width_px, opened.height_px
     if orientation > 4:
         width, height = height, width
@@ -286,6 +296,8 @@ def _refuse(error: Exception, kind: str) -> NoReturn:
 
 def _draft(opened: Opened, spec: Preprocessing) -> tuple[float, float] | None:
     """Choose the scale to decode a JPEG at; the height and width of the photo in the pixels to come."""
+    if not isinstance(opened.image, JpegImagePlugin.JpegImageFile):
+        return None
     target = math.ceil(_DRAFT_MARGIN * spec.resize_px)
     size = (target, target)
     if spec.fit == "pad":

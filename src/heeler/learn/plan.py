@@ -23,11 +23,13 @@ LARGE_SIDES_PX, HUGE_PX, HUGE_CHOICE_S = (288, 256), 352, 100.0
 # the frozen pass may take of what is then left.
 CHOICE_SHARE, LONG_CHOICE_SHARES = 0.15, (0.35, 0.5)
 FROZEN_SHARE = 0.85
+# Of trying all settings, what it takes: a geometry that the first trials showed to be worse is left out after them.
+TRIED_SHARE = 0.75
 # Photos on which settings can be told apart at all, and beyond which more say little new.
 MIN_SAMPLE, MAX_SAMPLE = 160, 2500
 # Seconds of what is written, once before tuning and once after it: the bundle, the predictions, the report and the
 # network's look at the worst photos. The first report makes a picture of each photo that is judged, up to so many.
-WRITE_S = 1.2
+WRITE_S = 0.4
 PICTURE_S, MOST_PICTURES = 6e-4, 1000
 # Seconds to look for flaws: neighbours in feature space, blur, duplicates; before tuning.
 FLAWS_S_PER_PHOTO = 1.5e-4
@@ -130,7 +132,8 @@ def plan_run(
     ]
 
     def with_choice(share: float) -> Plan:
-        tried, n_sample = _choice(first, n_read, n_classes, rates, share * budget_s, left_s, free)
+        n_train = round((1 - judged) * n_read)
+        tried, n_sample = _choice(first, n_read, n_train, n_classes, rates, share * budget_s, left_s, free)
         choice = PlannedStage(
             "choose", _choice_s(first, tried, n_sample, n_classes, rates), _choice_text(first, tried, n_sample)
         )
@@ -223,6 +226,7 @@ def _pass_s(setting: Setting, n_photos: int, n_classes: int, rates: Rates) -> fl
 def _choice(
     first: Setting,
     n_photos: int,
+    n_train: int,
     n_classes: int,
     rates: Rates,
     choice_s: float,
@@ -239,8 +243,8 @@ def _choice(
     while affordable:
         fixed_s = _choice_s(first, affordable, 0, n_classes, rates)
         each_s = (_choice_s(first, affordable, MAX_SAMPLE, n_classes, rates) - fixed_s) / MAX_SAMPLE
-        n_sample = min(n_photos, MAX_SAMPLE, math.floor((choice_s - fixed_s) / each_s))
-        if n_sample >= min(n_photos, MIN_SAMPLE):
+        n_sample = min(n_train, MAX_SAMPLE, math.floor((choice_s - fixed_s) / each_s))
+        if n_sample >= min(n_train, MIN_SAMPLE):
             return affordable, n_sample
         affordable.pop()
     return [], 0
@@ -302,7 +306,8 @@ def _choice_s(first: Setting, candidates: Sequence[Setting], n_sample: int, n_cl
     networks -= {(rates.base.backbone, rates.base.image_px)}
     tries_s = [forward_s(rates, setting, n_sample) + n_sample / rates.decode_per_s for setting in candidates]
     fits_s = (len(candidates) + 1) * fit_s(rates, n_sample, n_classes)
-    return len(networks) * rates.engine_s + sum(tries_s) + forward_s(rates, rates.base, n_sample) + fits_s
+    tried_s = len(networks) * rates.engine_s + sum(tries_s) + fits_s
+    return TRIED_SHARE * tried_s + forward_s(rates, rates.base, n_sample)
 
 
 def _choice_text(first: Setting, candidates: Sequence[Setting], n_sample: int) -> str:
