@@ -290,8 +290,7 @@ def run_commands(files: Sequence[Malformed], n_good: int) -> int:
             n_cut = sum(files[int(Path(path).stem)].is_cut for path in accepted)
             print(f"\nheeler {verb}: {found[n_read]:,} files, {found[n_ok]:,} read, of them {n_cut} cut; {words}, "
                   f"{(bad_peak - peak) / MB:.0f} MB more than with {n_good:,} good photos")  # fmt: skip
-            # A command decodes one photo for each core at a time.
-            n_broken += n_cut + (found[n_read] != len(files)) + (bad_peak - peak > n_cores() * MAX_EXTRA_BYTES)
+            n_broken += n_cut + (found[n_read] != len(files)) + (bad_peak - peak > MAX_EXTRA_BYTES)
         return n_broken
 
 

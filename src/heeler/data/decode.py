@@ -45,10 +45,13 @@ _DRAFT_MARGIN = (
     1.4  # then pixels differ from a full decode's by 0.8 of 255 levels on average, less than the JPEG's own loss
 )
 _ORIENTATION = 0x0112
-# What a decoded pixel takes: 4 bytes in Pillow, 3 in the array made of it. Two phone photos have room at once even as
-# PNG; one of the largest that may be read is alone.
-_BYTES_PER_PIXEL = 7
+# Bytes that a pixel takes while it is decoded: 4 in Pillow and 3 in the array made of it where nothing else is made on
+# the way; else up to three times as many (``bench/hostile_images.py``). Two phone photos have room at once.
+_PLAIN_BYTES, _MOST_BYTES = 7, 21
+_PLAIN_FORMATS, _PLAIN_MODES = ("JPEG", "PNG", "BMP", "PPM", "TIFF"), ("RGB", "L", "1")
 _ROOM = Room(200_000_000)
+# What reading a header may take: text and numbers that are packed there.
+_OPENING_BYTES = 50_000_000
 
 # Pillow's classes themselves, not Image.open: no other format's code ever runs on hostile bytes, and the size limit is
 # ours alone (Image.open warns from 89 megapixels on).
@@ -132,13 +135,14 @@ def decode(data: bytes, spec: Preprocessing) -> Decoded:
     Raises:
         UnreadableError: the content is not a whole image within ``MAX_PIXELS``; the message is the reason.
     """
-    opened = open_image(data)
+    with _ROOM.take(_OPENING_BYTES):
+        opened = open_image(data)
     image = opened.image
     try:
         extent_px = _draft(opened, spec)
     except Exception as error:
         _refuse(error, opened.format)
-    with _ROOM.take(_BYTES_PER_PIXEL * math.prod(image.size)):
+    with _ROOM.take(_bytes_of(opened)):
         try:
             image.load()
             exif = image.info.get("exif")
@@ -146,7 +150,9 @@ def decode(data: bytes, spec: Preprocessing) -> Decoded:
             if not orientation:
                 orientation = exif_orientation(exif) if isinstance(exif, bytes) else _orientation(image)
             rgb = _rgb8(image, spec.alpha)
+            image.close()
         except Exception as error:
+            image.close()
             _refuse(error, opened.format)
         pixels = fit_stored(rgb, spec, orientation, extent_px or (rgb.shape[0], rgb.shape[1]))
         del rgb
@@ -292,6 +298,13 @@ def _refuse(error: Exception, kind: str) -> NoReturn:
     else:
         reason = f"is a damaged {kind} file"
     raise UnreadableError(reason) from error
+
+
+def _bytes_of(opened: Opened) -> int:
+    """Most memory that decoding takes, in bytes."""
+    image = opened.image
+    is_plain = opened.format in _PLAIN_FORMATS and image.mode in _PLAIN_MODES and "transparency" not in image.info
+    return math.prod(image.size) * (_PLAIN_BYTES if is_plain else _MOST_BYTES)
 
 
 def _draft(opened: Opened, spec: Preprocessing) -> tuple[float, float] | None:
