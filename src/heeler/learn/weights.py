@@ -1,4 +1,4 @@
-"""The weights of a run: the network's, their running average's, the optimiser's moments, and the best so far."""
+"""The weights of a run: the network's, their running average's, and the optimiser's moments."""
 
 from __future__ import annotations
 
