@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import threading
+from contextlib import AbstractContextManager
 
 import pytest
+from PIL import Image
 
+from heeler.data import decode
 from heeler.data.room import Room
+from heeler.records import Preprocessing
+from images import encode
 
 WAIT_S = 10.0
 
@@ -55,6 +60,22 @@ def test_what_does_not_fit_waits_and_nobody_passes_it() -> None:
     for thread in (large, small):
         thread.join(WAIT_S)
     assert inside == [4, 30, 1]
+
+
+@pytest.mark.parametrize(
+    ("mode", "kind", "n_bytes"), [("RGB", "PNG", 7), ("RGB", "JPEG", 7), ("RGBA", "PNG", 21), ("RGB", "WEBP", 21)]
+)
+def test_a_photo_takes_room_by_its_pixels(monkeypatch: pytest.MonkeyPatch, mode: str, kind: str, n_bytes: int) -> None:
+    asked: list[int] = []
+
+    class Watched(Room):
+        def take(self, n_bytes: int) -> AbstractContextManager[None]:
+            asked.append(n_bytes)
+            return super().take(n_bytes)
+
+    monkeypatch.setattr(decode, "_ROOM", Watched(10**9))
+    decode.decode(encode(Image.new(mode, (40, 30)), kind), Preprocessing(image_px=32))
+    assert asked == [decode._OPENING_BYTES, n_bytes * 40 * 30]
 
 
 def test_room_is_given_back_when_the_block_fails() -> None:

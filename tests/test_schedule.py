@@ -109,7 +109,7 @@ def test_a_run_without_a_budget_has_time_for_everything() -> None:
     pace.step_ended()
     assert pace.has_time_for_step() and pace.has_time_for_pass() and pace.is_judging_due(2)
     assert pace.done == 0
-    assert not pace.is_patience_over(1000, 0.0)
+    assert not pace.is_patience_over(10, 1000, 0.0)
 
 
 def test_judging_stays_below_its_share() -> None:
@@ -161,9 +161,10 @@ def test_patience_needs_judgements_and_time() -> None:
     pace = Pace(100.0, 3, clock)
     clock.now_s += 60
     pace.step_ended()
-    assert pace.is_patience_over(5, 35.0)
-    assert not pace.is_patience_over(4, 35.0)
-    assert not pace.is_patience_over(5, 36.0)
+    assert pace.is_patience_over(10, 5, 35.0)
+    assert not pace.is_patience_over(10, 4, 35.0)
+    assert not pace.is_patience_over(10, 5, 36.0)
+    assert not pace.is_patience_over(9, 5, 35.0)
 
 
 def test_a_hurried_run_goes_through_the_rest_of_its_schedule_in_a_part_of_the_time() -> None:
@@ -185,7 +186,7 @@ def test_a_hurried_run_goes_through_the_rest_of_its_schedule_in_a_part_of_the_ti
     other = Pace(1000.0, 1, clock)
     other.resume(pace.facts())
     assert other.done == pytest.approx(pace.done)
-    assert not other.is_patience_over(1000, 0.0)
+    assert not other.is_patience_over(10, 1000, 0.0)
     clock.now_s += 41
     pace.step_ended()
     assert pace.done == 1

@@ -632,6 +632,49 @@ def test_a_timed_run_ends_on_time(rows: Rows, clock: Clock, monkeypatch: pytest.
     assert tuned.rate_per_s == pytest.approx(50)
 
 
+@pytest.mark.parametrize(("recipe", "n_asked"), [(FIXED, 0), (replace(TIMED, budget_s=10.0), 1)])
+def test_a_timed_run_prefers_its_end_and_a_fixed_recipe_the_lowest_loss(
+    rows: Rows, clock: Clock, monkeypatch: pytest.MonkeyPatch, recipe: Recipe, n_asked: int
+) -> None:
+    prefer, ends = contest.Contest.prefer_last, []
+
+    def watched(self: Any) -> None:
+        ends.append([(one.kind, one.epoch) for one in self.last])
+        prefer(self)
+
+    monkeypatch.setattr(contest.Contest, "prefer_last", watched)
+    tuned = tune_it(rows, recipe, probe=clock.network())
+    last = tuned.history[-1].epoch
+    assert ends == [[("raw", last), ("ema", last)]] * n_asked
+
+
+def test_a_run_that_was_killed_after_its_last_judging_ends_as_the_one_that_was_not(
+    rows: Rows, clock: Clock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(schedule, "SAVE_SHARE", 1e9)  # each end of an epoch is saved
+    recipe = replace(TIMED, budget_s=1000.0, max_epochs=3)
+    first = tune_it(rows, recipe, probe=clock.network(), folder=tmp_path)
+    steps: list[int] = []
+    update = weights.Weights.update
+
+    def counted(self: Any, share: float, n_before: int) -> None:
+        steps.append(n_before)
+        update(self, share, n_before)
+
+    monkeypatch.setattr(weights.Weights, "update", counted)
+    second = tune_it(rows, recipe, probe=clock.network(), folder=tmp_path, resume=True)
+    assert steps == []  # nothing was left but to end
+    assert (second.kind, second.best_epoch, second.best_loss) == (first.kind, first.best_epoch, first.best_loss)
+    assert second.history == first.history
+    for key, value in first.model.state_dict().items():
+        assert torch.equal(value, second.model.state_dict()[key])
+
+
+@pytest.mark.parametrize(("image_px", "n"), [(64, 128), (160, 16), (224, 8), (288, 8), (640, 1), (2000, 1)])
+def test_large_photos_are_computed_few_at_once(image_px: int, n: int) -> None:
+    assert worker.cached_photos(image_px) == n
+
+
 def test_a_timed_run_without_time_gives_the_start(rows: Rows, clock: Clock) -> None:
     tuned = tune_it(rows, replace(TIMED, budget_s=0.1), probe=clock.network())
     assert (tuned.n_epochs, tuned.best_epoch, tuned.rate_per_s) == (0, 0, 0)

@@ -48,9 +48,9 @@ _ORIENTATION = 0x0112
 # Bytes that a pixel takes while it is decoded: 4 in Pillow and 3 in the array made of it where nothing else is made on
 # the way; else up to three times as many (``bench/hostile_images.py``). Two phone photos have room at once.
 _PLAIN_BYTES, _MOST_BYTES = 7, 21
-_PLAIN_FORMATS, _PLAIN_MODES = ("JPEG", "PNG", "BMP", "PPM", "TIFF"), ("RGB", "L", "1")
+_PLAIN_FORMATS, _PLAIN_MODES = ("JPEG", "PNG", "BMP", "PPM", "TIFF", "HEIF"), ("RGB", "L", "1")
 _ROOM = Room(200_000_000)
-# What reading a header may take: text and numbers that are packed there.
+# What reading a header may take: text and numbers that are packed there. A HEIC photo is decoded then, whatever it is.
 _OPENING_BYTES = 50_000_000
 
 # Pillow's classes themselves, not Image.open: no other format's code ever runs on hostile bytes, and the size limit is

@@ -153,7 +153,7 @@ def kept_weights(kind: str, epoch: int, loss: float, error: float) -> str:
     """Which weights of tuning were kept, and how good they are on the photos that choose.
 
     Args:
-        kind: ``raw``, ``ema`` or ``average``, as ``learn.tune.Tuned`` has it.
+        kind: ``raw``, ``ema`` or ``average``, as ``learn.contest.Tuned`` has it.
         epoch: that they come from; 0 is the start.
         loss: in nats, after the best temperature.
         error: share of wrong answers, in [0, 1].
@@ -165,8 +165,9 @@ def kept_weights(kind: str, epoch: int, loss: float, error: float) -> str:
     }[kind]
     return (
         f"Kept: {what if epoch else 'the weights that tuning began with'}. On the photos that choose, their loss is "
-        f"{loss:.4f} and their error {percent(error)}. What has the lowest loss is the best; “Best so far” is its "
-        "error, and counts the start and averages of weights too."
+        f"{loss:.4f} and their error {percent(error)}. “Best so far” is the error of what had the lowest loss by then, "
+        "the start and averages of weights among it. Where minutes decide, the end is kept unless something before it "
+        "was better by more than chance."
     )
 
 

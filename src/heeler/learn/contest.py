@@ -71,7 +71,8 @@ class Best:
 class Contest:
     """Which weights are the best so far: those of the lowest loss after the best temperature, ties by error.
 
-    Every network is calibrated later, so being too sure is no fault of its weights.
+    Every network is calibrated later, so being too sure is no fault of its weights. What was judged of the latest epoch
+    is in ``last``, for ``prefer_last``.
 
     Args:
         worker: who computes answers.

@@ -280,8 +280,8 @@ class Pace:
         since_s = self.used_s - self.saved_at_s
         return since_s >= self.save_s / SAVE_SHARE and (epoch_ended or since_s >= CHECKPOINT_EVERY_S)
 
-    def is_patience_over(self, n_since_best: int, best_at_s: float) -> bool:
+    def is_patience_over(self, n_epochs: int, n_since_best: int, best_at_s: float) -> bool:
         """Whether a timed run has gone on for long without a better judgement."""
         since_s = self.used_s - best_at_s
-        may_hurry = self.budget_s > 0 and not self.is_hurried
+        may_hurry = self.budget_s > 0 and not self.is_hurried and n_epochs >= PATIENCE_EPOCHS
         return may_hurry and n_since_best >= PATIENCE and since_s >= PATIENCE_SHARE * self.budget_s

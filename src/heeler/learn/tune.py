@@ -1,8 +1,9 @@
 """Fine-tuning: from the probe's head through all layers, for so many epochs or so many seconds; the best is kept.
 
 Rates fall from the head towards the stem. The weights, their running average, and at the end averages of the start and
-the best are judged by their loss on the validation photos. All randomness is a function of (seed, epoch, step): to go
-on after a kill, a run needs its weights, the optimiser's moments and where it was, and nothing else.
+the best are judged by their loss on the validation photos; a timed run prefers its end. All randomness is a function of
+(seed, epoch, step): to go on after a kill, a run needs its weights, the optimiser's moments and where it was, and
+nothing else.
 """
 
 from __future__ import annotations
@@ -25,7 +26,6 @@ from heeler.learn.checkpoint import Checkpoint, discard_checkpoints, key_of, rea
 from heeler.learn.contest import Best, Contest, Tuned
 from heeler.learn.depth import VIEWS_SHARE
 from heeler.learn.schedule import (
-    PATIENCE_EPOCHS,
     Cursor,
     Pace,
     Phase,
@@ -202,7 +202,7 @@ class _Run:
             if not self._judge():
                 return
             n = round(self._n_epochs())
-            if n >= PATIENCE_EPOCHS and self.pace.is_patience_over(self.cursor.n_since_best, self.cursor.best_at_s):
+            if self.pace.is_patience_over(n, self.cursor.n_since_best, self.cursor.best_at_s):
                 self.pace.hurry()
                 self.tell(Note(f"tuning comes to an early end: the loss has stopped falling after {n} epochs"))
         self.cursor.epoch_ended()

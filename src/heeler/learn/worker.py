@@ -32,7 +32,7 @@ BATCH_SIZE = 32
 GPU_BATCH_SIZE = 64
 EVALUATE_BATCH = 64
 # Pixels of one backward pass through all layers on a CPU: what lies between them then stays in its cache. Two cores do
-# 40 photos/s at 288 px with 8 at once, and 26 with 32 (``bench/steps.py``).
+# 36 to 40 photos/s at 288 px with 8 at once, and 26 with 32 (docs/recipe.md).
 CACHED_PIXELS = 8 * 288**2
 # Activations that are read at random should stay in memory.
 VIEWS_BYTES = 3_000_000_000
