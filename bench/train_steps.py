@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 
+from heeler import allocator
 from heeler.data.rows import Rows
 from heeler.learn.backbone import Backbone, load_backbone
 from heeler.learn.engines import BATCH
@@ -63,7 +64,8 @@ def step_rate(backbone: Backbone, rows: Rows, last_stages: int) -> float:
     def learn(number: int) -> None:
         worker.gradient(batches[number % len(batches)], number)
 
-    rate = rate_of(learn, n)
+    with allocator.kept():
+        rate = rate_of(learn, n)
     worker.close()
     return rate
 
@@ -80,7 +82,9 @@ def forward_rates(backbone: Backbone, rows: Rows) -> tuple[float, float, str]:
             model(batch)
 
     engine = feature_engine(backbone, backbone.spec, rows)
-    return rate_of(forward, BATCH), engine.rate_per_s, f"{engine.name} {engine.precision}"
+    with allocator.kept():
+        plain = rate_of(forward, BATCH)
+    return plain, engine.rate_per_s, f"{engine.name} {engine.precision}"
 
 
 def main() -> int:

@@ -24,7 +24,7 @@ TREES = {
 MODULES = tuple(TREES)
 ROOMS = ("data", "learn", "judge", "ship")
 DOORS = ("heeler", "heeler.cli", *(module for module in MODULES if module.startswith("heeler.verbs")))
-BASE = {"heeler.errors", "heeler.records", "heeler.plans", "heeler.files", "heeler.fixes"}
+BASE = {"heeler.allocator", "heeler.errors", "heeler.records", "heeler.plans", "heeler.files", "heeler.fixes"}
 
 # What each room may import beyond itself and BASE. ``learn.network`` and ``learn.memory`` belong to ``learn.engines``.
 MAY_IMPORT = {
@@ -50,6 +50,7 @@ NEVER_NAMED = {
 }
 NEVER_ATTRIBUTES = {"extractall", "unpack_archive"}
 NEVER_TORCH = (
+    "allocator",
     "errors",
     "files",
     "plans",

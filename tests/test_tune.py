@@ -670,9 +670,9 @@ def test_a_run_that_was_killed_after_its_last_judging_ends_as_the_one_that_was_n
         assert torch.equal(value, second.model.state_dict()[key])
 
 
-@pytest.mark.parametrize(("image_px", "n"), [(64, 128), (160, 16), (224, 8), (288, 8), (640, 1), (2000, 1)])
+@pytest.mark.parametrize(("image_px", "n"), [(64, 256), (160, 32), (224, 16), (288, 16), (640, 2), (2000, 1)])
 def test_large_photos_are_computed_few_at_once(image_px: int, n: int) -> None:
-    assert worker.cached_photos(image_px) == n
+    assert worker.piece_photos(image_px) == n
 
 
 def test_a_timed_run_without_time_gives_the_start(rows: Rows, clock: Clock) -> None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import ctypes
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+from heeler.allocator import give_back
 
 
 class Room:
@@ -32,16 +33,7 @@ class Room:
             yield
         finally:
             if n_bytes > self.n_bytes // 2:
-                _give_back()
+                give_back()
             with self._changed:
                 self._used -= n_bytes
                 self._changed.notify()
-
-
-def _give_back() -> None:
-    """Hand freed memory back to the system: glibc keeps that of large photos, for each thread, for good."""
-    try:
-        trim = ctypes.CDLL(None).malloc_trim
-    except (AttributeError, OSError, TypeError):
-        return  # another C library, which keeps none
-    trim(0)

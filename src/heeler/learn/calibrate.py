@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 import torch
 
+from heeler import allocator
 from heeler.data.pixels import count_known, read_photos
 from heeler.learn.augment import augment_pixels
 from heeler.learn.backbone import Backbone
-from heeler.learn.depthwise import FastDepthwise
 from heeler.learn.engines import Engine, has_fast_bf16
+from heeler.learn.fast_steps import FastSteps, norms_of
 from heeler.learn.features import feature_engine
 from heeler.learn.stages import FirstStages, is_divisible, last_stages
 from heeler.learn.team import n_launched
@@ -35,8 +36,8 @@ FIT_EFFICIENCY = 0.55
 # Reading is never taken to be faster than this; where everything is known, nothing could be timed.
 MOST_PER_S = 5000.0
 UNTIMED_PER_S = 100.0
-# Photos of the step that is timed.
-N_STEPPED = 16
+# Steps that are timed, the fastest of them counts, and photos of each.
+N_STEPS, N_STEPPED = 2, 16
 
 
 def calibrate(catalogue: Catalogue, backbone: Backbone, spec: Preprocessing) -> tuple[Rates, Engine | None]:
@@ -126,15 +127,21 @@ def tuning_rates(model: Any, spec: Preprocessing, forward_per_s: float, n_last: 
         view_per_s = 1 / (1 / forward_per_s + (time.perf_counter() - start) / N_STEPPED)
         with torch.no_grad():
             seen = FirstStages(net, spec, n_last).activations(batch)
-    step_s = math.inf
-    for i in range(3):  # the first round sets up the operations
-        start = time.perf_counter()
-        with fast, FastDepthwise():
+    folded = {} if cuda else norms_of(net, batch[:1])
+
+    def step() -> None:
+        with fast, FastSteps(folded):
             logits = last_stages(net, seen, n_last) if divided else net(seen)
         logits.float().square().mean().backward()
         if cuda:
             torch.cuda.synchronize()
-        if i:
+
+    step_s = math.inf
+    with allocator.kept():
+        step()  # sets up the operations
+        for _ in range(N_STEPS):
+            start = time.perf_counter()
+            step()
             step_s = min(step_s, time.perf_counter() - start)
     # Where the network is divided, there is one process.
     return view_per_s, n_launched() * N_STEPPED / step_s

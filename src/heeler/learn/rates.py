@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from heeler import allocator
 from heeler.data.rows import Rows
 from heeler.errors import HeelerError
 from heeler.learn.augment import seed_of
@@ -87,7 +88,7 @@ def rate_range(
     size = min(worker.batch_size, len(train))
     n_passes = -(-n_steps * size // len(train))
     order = np.concatenate([np.random.default_rng([recipe.seed, i]).permutation(train) for i in range(n_passes)])
-    with torch.random.fork_rng([accelerator.device] if accelerator.device.type == "cuda" else []):
+    with allocator.kept(), torch.random.fork_rng([accelerator.device] if accelerator.device.type == "cuda" else []):
         if recipe.last_views and worker.can_divide():
             wanted = np.unique(order[: n_steps * size])
             worker.divide(wanted, wanted[:0], math.inf)

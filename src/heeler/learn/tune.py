@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from heeler import allocator
 from heeler.data.rows import Rows
 from heeler.errors import HeelerError, ResourceError
 from heeler.learn.augment import seed_of
@@ -94,7 +95,7 @@ def fine_tune(
     model = copy.deepcopy(probe).to(accelerator.device, memory_format=torch.channels_last)
     worker = Worker(accelerator, team, model, rows, torch.from_numpy(labels), spec, recipe, tell)
     run = _Run(worker, plain_state(probe), train, valid, recipe, folder, tell, began_s)
-    with torch.random.fork_rng([accelerator.device] if accelerator.device.type == "cuda" else []):
+    with allocator.kept(), torch.random.fork_rng([accelerator.device] if accelerator.device.type == "cuda" else []):
         run.begin(resume)
         while run.goes_on():
             run.step()

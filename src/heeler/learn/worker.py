@@ -20,8 +20,8 @@ from torch.nn.functional import cross_entropy, one_hot
 from heeler.data.rows import Rows
 from heeler.errors import ResourceError
 from heeler.learn.augment import augment, augment_pixels, seed_of
-from heeler.learn.depthwise import FastDepthwise
 from heeler.learn.engines import BATCH, has_fast_bf16
+from heeler.learn.fast_steps import FastSteps, Norm, norms_of
 from heeler.learn.memory import is_out_of_memory
 from heeler.learn.stages import Views, first_engine, is_divisible, last_stages
 from heeler.learn.team import Team
@@ -31,9 +31,9 @@ from heeler.records import ByteArray, IntArray, Note, OnEvent, Preprocessing
 BATCH_SIZE = 32
 GPU_BATCH_SIZE = 64
 EVALUATE_BATCH = 64
-# Pixels of one backward pass through all layers on a CPU: what lies between them then stays in its cache. Two cores do
-# 36 to 40 photos/s at 288 px with 8 at once, and 26 with 32 (docs/recipe.md).
-CACHED_PIXELS = 8 * 288**2
+# Pixels of one backward pass through all layers on a CPU: what it keeps of them is 1 to 2 GB of EfficientNet-Lite0's,
+# and more at once is hardly faster (docs/recipe.md).
+PIECE_PIXELS = 16 * 288**2
 # Activations that are read at random should stay in memory.
 VIEWS_BYTES = 3_000_000_000
 
@@ -72,11 +72,12 @@ class Worker:
         # Photos computed at once.
         self.pieces: dict[Job, int] = {"training": self._most_at_once(), "judging": EVALUATE_BATCH}
         if self.device.type == "cpu" and recipe.bn == "inference":  # else it learns from all of them
-            self.pieces["training"] = min(self._most_at_once(), cached_photos(self._train_px))
+            self.pieces["training"] = min(self._most_at_once(), piece_photos(self._train_px))
         self.labels, self.spec = labels, spec
         self._rows, self._recipe, self._tell = rows, recipe, tell
-        self._norms = [one for one in model.modules() if isinstance(one, nn.modules.batchnorm._BatchNorm)]
+        self._norms = [one for one in model.modules() if isinstance(one, Norm)]
         self._learns_norms = False
+        self._folded = self._norms_to_fold()
         self._views: Views | None = None
 
     @property
@@ -87,6 +88,12 @@ class Worker:
     def _most_at_once(self) -> int:
         """Photos of a batch that are this process's."""
         return -(-self.batch_size // self.team.n)
+
+    def _norms_to_fold(self) -> dict[int, Norm]:
+        if self.device.type != "cpu":
+            return {}
+        photo = torch.zeros(1, 3, self.spec.image_px, self.spec.image_px)
+        return norms_of(self.model.eval(), photo.contiguous(memory_format=torch.channels_last))
 
     def can_divide(self) -> bool:
         """Whether the first stages can be computed once: by one process, on the processor, for such a network."""
@@ -206,7 +213,8 @@ class Worker:
         targets = self._targets(wanted, piece)
         if recipe.mixup > 0:
             photos, targets = self._mix(photos, targets, wanted, piece, seed)
-        with self.accelerator.autocast(), FastDepthwise() if self.device.type == "cpu" else nullcontext():
+        fast = FastSteps({} if self._learns_norms else self._folded) if self.device.type == "cpu" else nullcontext()
+        with self.accelerator.autocast(), fast:
             logits = self._answers(self.model, photos)
         return cross_entropy(logits.float(), targets, label_smoothing=recipe.label_smoothing, reduction="sum")
 
@@ -301,9 +309,9 @@ def training_precision() -> str:
     return "bf16" if has_fast_bf16() else "no"
 
 
-def cached_photos(image_px: int) -> int:
-    """Photos (3, image_px, image_px) of one backward pass that keep a CPU's cache; a power of two."""
-    n_photos = max(1, CACHED_PIXELS // image_px**2)
+def piece_photos(image_px: int) -> int:
+    """Photos (3, image_px, image_px) of one backward pass on a CPU; a power of two."""
+    n_photos = max(1, PIECE_PIXELS // image_px**2)
     return 1 << (n_photos.bit_length() - 1)
 
 
