@@ -9,9 +9,10 @@ import ctypes
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-# Of mallopt(3), and what glibc's own rule comes to for a process that has used large arrays.
-M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
-USUAL_TRIM_BYTES, USUAL_MMAP_MAX = 64 << 20, 65536
+# Of mallopt(3). To set one ends glibc's own rule, so the usual values are what that comes to for a process that has
+# used large arrays.
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -3, -4
+USUAL_TRIM_BYTES, USUAL_MMAP_BYTES, USUAL_MMAP_MAX = 64 << 20, 32 << 20, 65536
 KEPT_BYTES = 2**31 - 1
 
 
@@ -38,6 +39,7 @@ def kept() -> Iterator[None]:
         yield
     finally:
         libc.mallopt(M_MMAP_MAX, USUAL_MMAP_MAX)
+        libc.mallopt(M_MMAP_THRESHOLD, USUAL_MMAP_BYTES)
         libc.mallopt(M_TRIM_THRESHOLD, USUAL_TRIM_BYTES)
         give_back()
 

@@ -47,7 +47,7 @@ class Depth:
 
 
 # As on clothing and on solar cells: docs/recipe.md. Where a network is not divided, its steps are timed as they are.
-DEPTHS = (Depth(2, 1.0, 0.22, 2), Depth(4, 1.8, 0.29, 2.5), Depth(0, 5.3, 0.33, 8))
+DEPTHS = (Depth(2, 1.0, 0.22, 2), Depth(4, 2.1, 0.29, 2.5), Depth(0, 4.5, 0.33, 8))
 WHOLE = (Depth(0, 1.0, 0.3, 4),)
 
 
