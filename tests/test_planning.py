@@ -128,9 +128,9 @@ def test_a_plan_in_python(source: Path) -> None:
 def test_a_calibration_reads_few_photos(source: Path, fresh_cache: Path) -> None:
     look = planning.first_look(TrainOptions(image_px=64))
     rates, engine = calibrate(read_source(source), look.backbone, look.spec)
-    assert rates.known == 0 and rates.decode_per_s > 0 and engine is not None
+    assert 0 < rates.known <= 1 and rates.decode_per_s > 0 and engine is not None  # what was timed is kept
     again, _ = calibrate(read_source(source), look.backbone, look.spec)
-    assert again.known > 0
+    assert again.known >= rates.known
 
 
 @pytest.mark.parametrize(

@@ -64,6 +64,7 @@ def calibrate(catalogue: Catalogue, backbone: Backbone, spec: Preprocessing) -> 
             decode_per_s = pixels.n_decoded / seconds
         if seconds > QUICK_S:
             break
+    known += (1 - known) * min(1.0, n_photos / len(usable))  # the sample is kept
     start = time.perf_counter()
     engine = feature_engine(backbone, spec, rows) if rows is not None and len(rows) else None
     engine_s = time.perf_counter() - start

@@ -35,7 +35,7 @@ PICTURE_S, MOST_PICTURES = 6e-4, 1000
 FLAWS_S_PER_PHOTO = 1.5e-4
 # Floating-point operations of the probe's choice of penalty for each photo, class and feature: 5 folds, 124 gradients.
 FIT_WORK = 5 * 124 * 4
-FIT_BASE_S = 0.8
+FIT_BASE_S = 0.5
 # Shares of the photos that the learning curve's heads are fitted on besides all, and the gradients of these fits, each
 # counted by its share. A run of less than a minute goes without.
 CURVE_SHARES = (0.1, 0.2, 0.4, 0.7)
@@ -124,7 +124,7 @@ def plan_run(
     first, n_read = _first_setting(room_s, n_found, n_classes, rates, "image_px" in free)
     left_s = room_s - _pass_s(first, n_read, n_classes, rates)
     few = f"{n_read:,} of {n_found:,} photos: too little time for all" if n_read < n_found else f"{n_read:,} photos"
-    known = f", {100 * rates.known:.0f} % of them known from an earlier run" if rates.known >= 0.005 else ""
+    known = f", {100 * rates.known:.0f} % of them already known" if rates.known >= 0.005 else ""
     before = [
         PlannedStage("prepare", elapsed_s, "list the files, load the network, time this machine"),
         PlannedStage("decode", read_s(rates, n_read), f"{few} at {rates.decode_per_s:,.0f}/s{known}"),
