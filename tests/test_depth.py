@@ -49,9 +49,20 @@ def test_all_layers_need_no_views_and_take_longer_steps() -> None:
 
 @pytest.mark.parametrize("depth", DEPTHS + WHOLE, ids=str)
 def test_a_depth_brings_something_from_a_whole_epoch_on(depth: Depth) -> None:
-    assert depth.gain_after(0.9) == 0
-    assert 0 < depth.gain_after(1) < depth.gain_after(1.5) < depth.gain_after(depth.enough_epochs) < 0.5
-    assert depth.gain_after(depth.enough_epochs) == depth.gain_after(100)
+    many = 10_000
+    assert depth.gain_after(0.9, many) == 0
+    gains = [depth.gain_after(n_epochs, many) for n_epochs in (1, 1.5, depth.enough_epochs, 100)]
+    assert 0 < gains[0] < gains[1] < gains[2] == gains[3] < 0.5
+
+
+@pytest.mark.parametrize("depth", DEPTHS + WHOLE, ids=str)
+def test_a_small_set_needs_more_epochs(depth: Depth) -> None:
+    few = 100
+    assert depth.gain_after(depth.enough_epochs, few) < depth.gain_after(depth.enough_epochs, 10_000)
+    assert depth.gain_after(depth.enough_photos / few, few) == depth.gain
+    seconds = 10 * ALL.step_work * few / RATES.step_per_s  # for ten epochs of all layers
+    assert best_depth(RATES, BASE, few, seconds)[0].last_stages
+    assert not best_depth(RATES, BASE, few, 12 * seconds)[0].last_stages
 
 
 def test_more_seconds_go_deeper() -> None:

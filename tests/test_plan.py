@@ -100,7 +100,7 @@ def test_a_class_is_never_lost() -> None:
 def test_what_is_known_from_an_earlier_run_costs_nothing() -> None:
     cold, warm = planned(5, 10_000), planned(5, 10_000, rates=replace(RATES, known=1.0))
     assert warm.seconds_of("decode") == 0 < cold.seconds_of("decode")
-    assert "100 % of them known" in next(stage.why for stage in warm.stages if stage.name == "decode")
+    assert "100 % of them already known" in next(stage.why for stage in warm.stages if stage.name == "decode")
 
 
 def test_only_what_was_left_to_the_plan_is_tried() -> None:

@@ -23,6 +23,9 @@ from heeler.photos import Photos, list_files
 from heeler.plans import Plan, Recipe, Setting, TrainOptions
 from heeler.records import Catalogue, Note, OnEvent, Planned, ignore_events
 
+# Of the time that a plan leaves over, what the choice may take besides its own.
+SPARE_SHARE = 0.25
+
 
 def plan_only(source: str | Path, options: TrainOptions | None = None, on_event: OnEvent = ignore_events) -> Plan:
     """What ``train`` would do with its minutes; a few photos are read to time this machine, and no run is begun.
@@ -97,7 +100,9 @@ def choose_look(
             rows = train_rows[draw_share(photos.labels[train_rows], plan.n_sample, N_FOLDS, options.seed)]
             sample = replace(photos.catalogue, photos=tuple(usable[row] for row in rows))
             folds = draw_folds(usable, photos.pairs, rows.tolist(), N_FOLDS, options.seed)
-            deadline_s = time.perf_counter() + plan.seconds_of("choose")
+            # What nothing else will need may help to choose.
+            spare_s = max(0.0, plan.budget_s - sum(stage.seconds for stage in plan.stages))
+            deadline_s = time.perf_counter() + plan.seconds_of("choose") + SPARE_SHARE * spare_s
             trials, looks = try_settings(
                 sample, photos.labels[rows], photos.n_classes, folds, first, plan.candidates, make, deadline_s, tell
             )

@@ -29,26 +29,28 @@ class Depth:
         step_work: time of a step, against that of the last two stages.
         gain: share of the loss that tuning takes off at most, in [0, 1).
         enough_epochs: that it takes to get there, the rate rising and falling once.
+        enough_photos: that it takes as well, each counted as often as it is seen: a small set needs more epochs.
     """
 
     last_stages: int
     step_work: float
     gain: float
     enough_epochs: float
+    enough_photos: int
 
-    def gain_after(self, n_epochs: float) -> float:
-        """Share of the loss that so many epochs take off."""
+    def gain_after(self, n_epochs: float, n_photos: int) -> float:
+        """Share of the loss that so many epochs of so many photos take off."""
         if n_epochs < MIN_EPOCHS:
             return 0.0
-        return self.gain * min(1.0, n_epochs / self.enough_epochs)
+        return self.gain * min(1.0, n_epochs / self.enough_epochs, n_epochs * n_photos / self.enough_photos)
 
     def __str__(self) -> str:
         return f"the last {self.last_stages} stages" if self.last_stages else "all layers"
 
 
 # As on clothing and on solar cells: docs/recipe.md. Where a network is not divided, its steps are timed as they are.
-DEPTHS = (Depth(2, 1.0, 0.22, 2), Depth(4, 2.1, 0.29, 2.5), Depth(0, 4.5, 0.33, 8))
-WHOLE = (Depth(0, 1.0, 0.3, 4),)
+DEPTHS = (Depth(2, 1.0, 0.22, 2, 3_000), Depth(4, 2.1, 0.29, 2.5, 4_500), Depth(0, 4.5, 0.33, 8, 12_000))
+WHOLE = (Depth(0, 1.0, 0.3, 4, 6_000),)
 
 
 def relative_work(setting: Setting) -> float:
@@ -94,7 +96,7 @@ def best_depth(rates: Rates, setting: Setting, n_photos: int, seconds: float) ->
     def gain(depth: Depth) -> float:
         if seconds < MIN_TUNING_S:
             return 0.0
-        return depth.gain_after(epochs_in(rates, setting, n_photos, seconds, depth))
+        return depth.gain_after(epochs_in(rates, setting, n_photos, seconds, depth), n_photos)
 
     best = max(depths_of(rates), key=gain)
     return best, gain(best)
