@@ -52,7 +52,7 @@ $(VENV)/.installed-docs: pyproject.toml | $(BIN)/python
 	touch $@
 
 $(VENV)/.installed-dev: pyproject.toml | $(BIN)/python
-	$(BIN)/python -m pip install -q -e ".[demo,docs,heic,lite1,openvino,ray,serve,dev]"
+	$(BIN)/python -m pip install -q -e ".[demo,docs,executorch,heic,lite1,openvino,ray,serve,dev]"
 	touch $@
 
 clean:

@@ -223,6 +223,42 @@ def test_openvino(copy: TrainedRun, tmp_path: Path) -> None:
     assert done.json["max_dp"] < 1e-2
 
 
+@pytest.mark.skipif(importlib.util.find_spec("executorch") is None, reason="executorch is not installed")
+def test_executorch(copy: TrainedRun, tmp_path: Path, photo_files: list[Path]) -> None:
+    folder = tmp_path / "et"
+    done = run_heeler("export", copy.model, "--to", "executorch", "--out", folder, "--json")
+    assert done.code == 0, done.err
+    assert done.json["max_dp"] < 1e-4 and done.json["agreement"] == 1
+    facts = json.loads((folder / "preprocessing.json").read_text(encoding="utf-8"))
+    bundle = open_bundle(copy.model)
+    side = bundle.spec.image_px
+    assert facts["classes"] == list(bundle.classes) and facts["input"]["shape"] == [1, side, side, 3]
+    assert facts["preprocessing"]["fit"] == bundle.spec.fit
+
+    from executorch.runtime import Runtime
+
+    method = Runtime.get().load_program(folder / "model.pte").load_method("forward")
+    assert method is not None
+    model = heeler.load(copy.model)
+    for file in photo_files[:3]:
+        rgb = read_rgb(file, bundle.spec)
+        square = torch.from_numpy(fit_square(rgb, bundle.spec)[None].copy())
+        (found,) = method.execute([square])
+        assert facts["classes"][int(found.argmax())] == model.predict(rgb).label
+    again = run_heeler("export", copy.model, "--to", "executorch", "--out", folder)
+    assert again.code == 0, again.err  # an earlier export is replaced
+
+
+def test_without_executorch_there_is_a_hint(
+    copy: TrainedRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "executorch" else find(name))
+    with pytest.raises(UsageError, match="ExecuTorch is not installed"):
+        export(copy.model, "executorch", out=tmp_path / "et")
+    assert not (tmp_path / "et").exists()
+
+
 def changed(model: onnx.ModelProto, what: str) -> bytes:
     """The exported model with something that heeler never writes."""
     if what == "external":

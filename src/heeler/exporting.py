@@ -21,6 +21,7 @@ from heeler.files import disk_errors, fsync_folder, is_inside, sha256_file, writ
 from heeler.judge.scores import paired_interval
 from heeler.records import ByteArray, FloatArray, OnEvent, ignore_events
 from heeler.ship.bundle import FILES, MANIFEST, Bundle, open_bundle, record_export
+from heeler.ship.executorch import FACTS_FILE, PROGRAM_FILE, executorch_probabilities, write_executorch
 from heeler.ship.export import assemble, network_onnx
 from heeler.ship.formats import (
     OPENVINO_FILE,
@@ -35,13 +36,17 @@ from heeler.ship.prove import UNKNOWN, Beside, Labelled, beside, odd_photos, squ
 from heeler.ship.quantise import N_CALIBRATION, quantise, spread
 
 Probabilities = Callable[[Sequence[ByteArray]], FloatArray]
-Form = Literal["onnx", "openvino", "hub-folder"]
+Form = Literal["onnx", "openvino", "executorch", "hub-folder"]
 # Photos that an export is proved on, at most.
 N_PROVED = 1000
 # The most that a probability may differ from torch's in fp32; OpenVINO computes the resize's weights in 32 bits.
-MAX_DP = {"onnx": 1e-4, "openvino": 1e-2, "hub-folder": 1e-6}
-ENDINGS = {"onnx": ".onnx", "openvino": "-openvino", "hub-folder": "-hub"}
-OURS = {"openvino": {OPENVINO_FILE, "model.bin"}, "hub-folder": {*FILES, MANIFEST}}
+MAX_DP = {"onnx": 1e-4, "openvino": 1e-2, "executorch": 1e-4, "hub-folder": 1e-6}
+ENDINGS = {"onnx": ".onnx", "openvino": "-openvino", "executorch": "-executorch", "hub-folder": "-hub"}
+OURS = {
+    "openvino": {OPENVINO_FILE, "model.bin"},
+    "executorch": {PROGRAM_FILE, FACTS_FILE},
+    "hub-folder": {*FILES, MANIFEST},
+}
 
 
 @dataclass(frozen=True)
@@ -169,6 +174,8 @@ def export(
             proof = _onnx(bundle, temporary, found, int8, clock)
         elif to == "openvino":
             proof = _openvino(bundle, temporary, found, clock)
+        elif to == "executorch":
+            proof = _executorch(bundle, temporary, found, clock)
         else:
             proof = _hub_folder(bundle, temporary, found, clock)
         told = _judged(place, to, temporary, proof, found, int8)
@@ -224,6 +231,13 @@ def _openvino(bundle: Bundle, folder: Path, photos: Photos, clock: Clock) -> Bes
         folder.mkdir()
         write_openvino(assemble(bundle, network_onnx(bundle)), folder)
     return _prove(bundle, openvino_probabilities(folder), photos, clock)
+
+
+def _executorch(bundle: Bundle, folder: Path, photos: Photos, clock: Clock) -> Beside:
+    with clock.stage("write ExecuTorch", unit=""):
+        folder.mkdir()
+        write_executorch(bundle, folder)
+    return _prove(bundle, executorch_probabilities(folder, bundle), photos, clock)
 
 
 def _hub_folder(bundle: Bundle, folder: Path, photos: Photos, clock: Clock) -> Beside:

@@ -175,7 +175,7 @@ SortInto = Annotated[
     Path | None, typer.Option(metavar="FOLDER", help="Copy each photo into a folder of its class; overwrites nothing.")
 ]
 ExportForm = Annotated[
-    Literal["onnx", "openvino", "hub-folder"], typer.Option("--to", help="Form to write the model in.")
+    Literal["onnx", "openvino", "executorch", "hub-folder"], typer.Option("--to", help="Form to write the model in.")
 ]
 Int8 = Annotated[bool, typer.Option("--int8", help="Write it in 8-bit integers: smaller, faster, a little less exact.")]
 MaxLoss = Annotated[
