@@ -114,13 +114,15 @@ def fine_tune(rows: list[Row], job: Job, folder: Path) -> dict[str, Any]:
         ``n`` and ``n_wrong`` of the test part, ``epoch_s``, ``epochs``, ``n_train``, and ``seconds`` without imports
         and the timing of batches.
     """
+    start = time.perf_counter()
     set_seed(job.seed, reproducible=True)
     backbone = load_backbone(DEFAULT_BACKBONE)
     kept = [row for row in rows if row.part != "test"]
     n_epochs = job.n_epochs
     if not n_epochs:
+        timing = time.perf_counter()
         n_epochs, kept = affordable(_learner(kept, job, backbone, folder), kept, rows, job)
-    start = time.perf_counter()
+        start += time.perf_counter() - timing
     learner = _learner(kept, job, backbone, folder)
     clock = EpochClock()
     learner.fine_tune(n_epochs, cbs=[SaveModelCallback(monitor="error_rate"), clock])

@@ -50,25 +50,54 @@ def test_memory_is_kept_within_and_handed_back_after() -> None:
     assert after > N_ROUNDS * N_PAGES // 2
 
 
-def test_an_error_within_does_not_stay(monkeypatch: pytest.MonkeyPatch) -> None:
-    calls: list[tuple[int, ...]] = []
+class Library:
+    """What would have been said to glibc."""
 
-    class Library:
-        def mallopt(self, name: int, value: int) -> int:
-            calls.append((name, value))
-            return 1
+    def __init__(self) -> None:
+        self.calls: list[tuple[int, ...]] = []
 
-        def malloc_trim(self, pad: int) -> int:
-            calls.append((pad,))
-            return 1
+    def mallopt(self, name: int, value: int) -> int:
+        self.calls.append((name, value))
+        return 1
 
-    monkeypatch.setattr(allocator, "_glibc", Library)
+    def malloc_trim(self, pad: int) -> int:
+        self.calls.append((pad,))
+        return 1
+
+
+@pytest.fixture
+def library(monkeypatch: pytest.MonkeyPatch) -> Library:
+    said = Library()
+    monkeypatch.setattr(allocator, "_glibc", lambda: said)
+    for name in allocator.SETTINGS:
+        monkeypatch.delenv(name, raising=False)
+    return said
+
+
+SET = [(-4, 0), (-1, -1)]
+BACK = [(-4, 65536), (-3, 32 << 20), (-1, 64 << 20), (0,)]
+
+
+def test_an_error_within_does_not_stay(library: Library) -> None:
     with pytest.raises(ZeroDivisionError), allocator.kept():
-        n_within = len(calls)
+        assert library.calls == SET
         raise ZeroDivisionError
-    assert n_within == 2
-    assert {name for name, *_ in calls[n_within:-1]} == {-1, -3, -4}
-    assert calls[-1] == (0,)
+    assert library.calls == SET + BACK
+
+
+def test_the_last_that_goes_hands_back(library: Library) -> None:
+    with allocator.kept():
+        with allocator.kept():
+            assert library.calls == SET
+        assert library.calls == SET
+    assert library.calls == SET + BACK
+
+
+def test_who_has_set_glibc_is_left_alone(library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MALLOC_TRIM_THRESHOLD_", "1000000")
+    with allocator.kept():
+        pass
+    assert library.calls == []
 
 
 def test_another_c_library_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:

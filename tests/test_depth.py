@@ -60,6 +60,10 @@ def test_a_small_set_needs_more_epochs(depth: Depth) -> None:
     few = 100
     assert depth.gain_after(depth.enough_epochs, few) < depth.gain_after(depth.enough_epochs, 10_000)
     assert depth.gain_after(depth.enough_photos / few, few) == depth.gain
+
+
+def test_few_photos_are_not_tuned_at_all_layers_until_there_is_time() -> None:
+    few = 100
     seconds = 10 * ALL.step_work * few / RATES.step_per_s  # for ten epochs of all layers
     assert best_depth(RATES, BASE, few, seconds)[0].last_stages
     assert not best_depth(RATES, BASE, few, 12 * seconds)[0].last_stages

@@ -59,6 +59,23 @@ def test_gradients_are_those_of_torch(
         assert float((one - other).norm() / other.norm()) < 5e-3  # bf16 has eight bits
 
 
+@pytest.mark.parametrize(
+    ("kernel", "stride", "padding"),
+    [((3, 5), (1, 2), (1, 2)), ((5, 3), (2, 1), (2, 0)), ((6, 6), (1, 1), (2, 3)), ((7, 4), (1, 1), (0, 1))],
+)
+def test_sides_are_not_mixed_up(kernel: tuple[int, int], stride: tuple[int, int], padding: tuple[int, int]) -> None:
+    chance = torch.Generator().manual_seed(1)
+    batch = torch.randn(3, 8, 12, 15, generator=chance).to(memory_format=torch.channels_last)
+    weight = torch.randn(8, 1, *kernel, generator=chance) / kernel[0]
+    plain_out, plain = gradients(batch, weight, None, stride=stride, padding=padding, groups=8)
+    with FastSteps({}):
+        out, fast = gradients(batch, weight, None, stride=stride, padding=padding, groups=8)
+    assert "_Depthwise" in str(out.grad_fn)
+    torch.testing.assert_close(out, plain_out, rtol=1e-2, atol=2e-2)
+    for one, other in zip(fast, plain, strict=True):
+        assert float((one - other).norm() / other.norm()) < 5e-3
+
+
 def names(out: Tensor) -> set[str]:
     """Every kind of node in a graph."""
     found, waiting, seen = set(), [out.grad_fn], set()

@@ -244,18 +244,16 @@ def test_executorch(copy: TrainedRun, tmp_path: Path, photo_files: list[Path]) -
         rgb = read_rgb(file, bundle.spec)
         square = torch.from_numpy(fit_square(rgb, bundle.spec)[None].copy())
         (found,) = method.execute([square])
-        assert facts["classes"][int(found.argmax())] == model.predict(rgb).label
+        assert facts["classes"][int(found.argmax())] == model.predict([rgb])[0].label
     again = run_heeler("export", copy.model, "--to", "executorch", "--out", folder)
     assert again.code == 0, again.err  # an earlier export is replaced
 
 
-def test_without_executorch_there_is_a_hint(
-    copy: TrainedRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_executorch_there_is_a_hint(copy: TrainedRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "executorch" else find(name))
     with pytest.raises(UsageError, match="ExecuTorch is not installed"):
-        export(copy.model, "executorch", out=tmp_path / "et")
+        exporting.export(copy.model, "executorch", out=tmp_path / "et")
     assert not (tmp_path / "et").exists()
 
 

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from pathlib import Path
 
+import numpy as np
 import pytest
 import timm
 import torch
 from torch import Tensor, nn
 
-from heeler.learn.fast_steps import FastSteps, norms_of
+from heeler.data.rows import Rows
+from heeler.errors import HeelerError
+from heeler.learn import worker
+from heeler.learn.backbone import load_backbone
+from heeler.learn.fast_steps import FastSteps, Norm, norms_of
+from heeler.learn.stages import last_groups
+from heeler.learn.team import Team
+from heeler.plans import Recipe
+from heeler.records import ignore_events
 
 PX = 64
 
@@ -24,6 +34,54 @@ class Twice(nn.Module):
     def forward(self, batch: Tensor) -> Tensor:
         made: Tensor = self.conv(batch)
         return self.norm(made) + made.mean()
+
+
+class Beside(nn.Module):
+    """What a convolution makes is taken by its normalisation, and by something that takes a list."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8)
+
+    def forward(self, batch: Tensor) -> Tensor:
+        made: Tensor = self.conv(batch)
+        return torch.cat([self.norm(made), made], 1)
+
+
+class Kept(nn.Module):
+    """What a convolution makes is an answer of the network as well."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8)
+
+    def forward(self, batch: Tensor) -> Tensor:
+        made: Tensor = self.conv(batch)
+        self.norm(made)
+        return made
+
+
+class Standardised(nn.Module):
+    """A convolution's weight is computed anew in each pass; its normalisation serves something else too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight, self.norm = nn.Parameter(torch.randn(3, 3, 1, 1)), nn.BatchNorm2d(3)
+
+    def forward(self, batch: Tensor) -> Tensor:
+        weight = self.weight - self.weight.mean()
+        return self.norm(torch.conv2d(batch, weight, None, (1, 1), (0, 0), (1, 1), 1)) + self.norm(batch)
+
+
+class Both(nn.Module):
+    """One normalisation, behind a convolution and behind nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3)
+
+    def forward(self, batch: Tensor) -> Tensor:
+        return self.norm(self.conv(batch)) + self.norm(batch)
 
 
 class Shared(nn.Module):
@@ -118,6 +176,18 @@ def test_in_bf16_the_gradients_are_as_near_to_the_exact_ones_as_torchs() -> None
     assert float((fast - exact).norm()) < 1.2 * float((plain - exact).norm())
 
 
+def test_a_network_that_takes_another_way_is_not_trained_wrongly() -> None:
+    model = lived_in(Bare())
+    folded = norms_of(model, torch.zeros(1, 3, PX, PX))
+    conv, norm = list(model.modules())[2:4]
+    with pytest.raises(HeelerError, match="another way"), FastSteps(folded):
+        conv(torch.zeros(1, 3, PX, PX))
+    with pytest.raises(HeelerError, match="another way"), FastSteps(folded):
+        nn.BatchNorm2d(8).eval()(conv(torch.zeros(1, 3, PX, PX)))
+    with FastSteps(folded):
+        norm(conv(torch.zeros(1, 3, PX, PX)))
+
+
 @pytest.mark.parametrize("name", ["tf_efficientnet_lite0", "mobilenetv3_small_100", "resnet18"])
 def test_every_normalisation_behind_a_convolution_is_folded(name: str) -> None:
     model = timm.create_model(name, num_classes=3).eval()
@@ -125,7 +195,10 @@ def test_every_normalisation_behind_a_convolution_is_folded(name: str) -> None:
     assert len(norms_of(model, torch.zeros(1, 3, PX, PX))) == n_norms > 10
 
 
-@pytest.mark.parametrize(("make", "n"), [(Twice, 0), (Shared, 0), (Before, 0), (Bare, 1)])
+@pytest.mark.parametrize(
+    ("make", "n"),
+    [(Twice, 0), (Beside, 0), (Kept, 0), (Standardised, 0), (Both, 1), (Shared, 0), (Before, 0), (Bare, 1)],
+)
 def test_only_what_can_be_folded_is(make: Callable[[], nn.Module], n: int) -> None:
     torch.manual_seed(3)
     model = lived_in(make())
@@ -134,3 +207,45 @@ def test_only_what_can_be_folded_is(make: Callable[[], nn.Module], n: int) -> No
     torch.testing.assert_close(out, plain_out, rtol=1e-4, atol=1e-5)
     for key in plain:
         torch.testing.assert_close(fast[key], plain[key], rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("last_views", [0, 1])
+@pytest.mark.parametrize("learns_norms", [False, True])
+def test_a_worker_folds_what_keeps_its_statistics(
+    last_views: int, learns_norms: bool, monkeypatch: pytest.MonkeyPatch, cache: Path
+) -> None:
+    from accelerate import Accelerator
+
+    n_folded: list[int] = []
+
+    class Spy(FastSteps):
+        def __init__(self, folded: Mapping[int, Norm]) -> None:
+            n_folded.append(len(folded))
+            super().__init__(folded)
+
+    monkeypatch.setattr(worker, "FastSteps", Spy)
+    backbone = load_backbone("tf_efficientnet_lite0", image_px=PX)
+    squares = np.random.default_rng(0).integers(0, 255, (8, PX, PX, 3), np.uint8)
+    places = np.arange(len(squares))
+    rows = Rows((squares,), np.zeros(len(squares), np.int64), places, ())
+
+    def gradient(folds: bool) -> Tensor:
+        torch.manual_seed(6)
+        model = timm.create_model("tf_efficientnet_lite0", num_classes=3)
+        lived_in(model)
+        recipe = Recipe(last_stages=2, last_views=last_views, augment="none")
+        accelerator, labels = Accelerator(mixed_precision="no"), torch.zeros(len(squares), dtype=torch.int64)
+        one = worker.Worker(accelerator, Team(), model, rows, labels, backbone.spec, recipe, ignore_events)
+        if last_views:
+            one.divide(places, places[:0], float("inf"))
+        if not folds:
+            one._folded = {}
+        parameters = last_groups(model, 2) if last_views else [list(model.parameters())]
+        one.begin(parameters, learns_norms=learns_norms)
+        one.gradient(places, 1)
+        one.close()
+        return torch.cat([each.grad.flatten() for each in model.parameters() if each.grad is not None])
+
+    plain, fast = gradient(False), gradient(True)
+    assert n_folded == [0, 0 if learns_norms else 49]
+    assert float((fast - plain).norm()) < 1e-3 * float(plain.norm())

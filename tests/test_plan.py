@@ -12,6 +12,7 @@ from heeler.learn.depth import best_depth, epochs_in, relative_work
 from heeler.learn.plan import (
     CHOICE_SHARE,
     HUGE_PX,
+    LARGE_BACKBONE,
     LONG_CHOICE_SHARES,
     MIN_OF_CLASS,
     MIN_SAMPLE,
@@ -26,6 +27,8 @@ from heeler.learn.plan import (
     forward_s,
     plan_rest,
     plan_run,
+    read_s,
+    spare_s,
     to_try,
     tuning_s,
     write_s,
@@ -95,6 +98,26 @@ def test_pixels_that_the_user_chose_stay() -> None:
 def test_a_class_is_never_lost() -> None:
     plan = planned(0.2, 100_000, n_classes=50)
     assert plan.n_read >= 50 * MIN_OF_CLASS
+
+
+def test_what_is_known_at_other_pixels_is_read_again() -> None:
+    rates = replace(RATES, known=0.5)
+    assert read_s(rates, BASE, 1_000) == pytest.approx(500 / RATES.decode_per_s)
+    for other in (replace(BASE, image_px=128), replace(BASE, fit="squash")):
+        assert read_s(rates, other, 1_000) == pytest.approx(1_000 / RATES.decode_per_s)
+    assert read_s(rates, replace(BASE, backbone=LARGE_BACKBONE), 1_000) == read_s(rates, BASE, 1_000)
+
+
+def test_a_choice_may_take_what_nothing_else_can_use() -> None:
+    plan = planned(1, 10_000)
+    before_s = sum(plan.seconds_of(name) for name in ("prepare", "decode", "split"))
+    left_s = plan.budget_s - sum(stage.seconds for stage in plan.stages)
+    assert not plan.seconds_of("tune") and left_s > 5
+    assert spare_s(plan, before_s) == pytest.approx(0.15 * left_s)
+    assert spare_s(plan, before_s + 5) == pytest.approx(0.15 * (left_s - 5))
+    assert spare_s(plan, before_s + left_s + 1) == 0
+    tuned = planned(5, 1_000)
+    assert tuned.seconds_of("tune") and spare_s(tuned, 0) == pytest.approx(0, abs=1e-6)
 
 
 def test_what_is_known_from_an_earlier_run_costs_nothing() -> None:

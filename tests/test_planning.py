@@ -12,7 +12,9 @@ import pytest
 
 from conftest import SCENES, TrainedRun, make_photos, run_heeler
 from heeler import planning
+from heeler.data import pixels
 from heeler.data.catalogue import read_source
+from heeler.learn import calibrate as calibrating
 from heeler.learn.calibrate import calibrate
 from heeler.learn.plan import MIN_OF_CLASS
 from heeler.plans import TrainOptions
@@ -125,12 +127,16 @@ def test_a_plan_in_python(source: Path) -> None:
     assert plan.rates.forward_per_s > 0 and np.isfinite(plan.rates.fit_per_s)
 
 
-def test_a_calibration_reads_few_photos(source: Path, fresh_cache: Path) -> None:
+def test_a_calibration_reads_few_photos(source: Path, fresh_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(calibrating, "QUICK_S", 0.0)  # the first photos are enough
+    monkeypatch.setattr(pixels, "SETTLED_NS", 0)  # they were made just now
     look = planning.first_look(TrainOptions(image_px=64))
     rates, engine = calibrate(read_source(source), look.backbone, look.spec)
-    assert 0 < rates.known <= 1 and rates.decode_per_s > 0 and engine is not None  # what was timed is kept
+    n_photos = len(read_source(source).usable)
+    share = calibrating.FEW / n_photos
+    assert share < 1 and rates.known == pytest.approx(share) and rates.decode_per_s > 0 and engine is not None
     again, _ = calibrate(read_source(source), look.backbone, look.spec)
-    assert again.known >= rates.known
+    assert again.known == pytest.approx(share + (1 - share) * share)  # looked up, and the sample again
 
 
 @pytest.mark.parametrize(

@@ -17,14 +17,21 @@ from heeler.learn.backbone import DEFAULT_BACKBONE
 from heeler.learn.calibrate import calibrate, tuning_rates
 from heeler.learn.choose import Look, load_look, try_settings
 from heeler.learn.depth import MIN_EPOCHS, MIN_TUNING_S, best_depth, epochs_in, views_in
-from heeler.learn.plan import MIN_OF_CLASS, choose, chosen_text, forward_per_s, plan_rest, plan_run, to_try, tuning_s
+from heeler.learn.plan import (
+    MIN_OF_CLASS,
+    choose,
+    chosen_text,
+    forward_per_s,
+    plan_rest,
+    plan_run,
+    spare_s,
+    to_try,
+    tuning_s,
+)
 from heeler.learn.probe import N_FOLDS
 from heeler.photos import Photos, list_files
 from heeler.plans import Plan, Recipe, Setting, TrainOptions
 from heeler.records import Catalogue, Note, OnEvent, Planned, ignore_events
-
-# Of the time that a plan leaves over, what the choice may take besides its own.
-SPARE_SHARE = 0.25
 
 
 def plan_only(source: str | Path, options: TrainOptions | None = None, on_event: OnEvent = ignore_events) -> Plan:
@@ -100,9 +107,7 @@ def choose_look(
             rows = train_rows[draw_share(photos.labels[train_rows], plan.n_sample, N_FOLDS, options.seed)]
             sample = replace(photos.catalogue, photos=tuple(usable[row] for row in rows))
             folds = draw_folds(usable, photos.pairs, rows.tolist(), N_FOLDS, options.seed)
-            # What nothing else will need may help to choose.
-            spare_s = max(0.0, plan.budget_s - sum(stage.seconds for stage in plan.stages))
-            deadline_s = time.perf_counter() + plan.seconds_of("choose") + SPARE_SHARE * spare_s
+            deadline_s = time.perf_counter() + plan.seconds_of("choose") + spare_s(plan, clock.total_s)
             trials, looks = try_settings(
                 sample, photos.labels[rows], photos.n_classes, folds, first, plan.candidates, make, deadline_s, tell
             )

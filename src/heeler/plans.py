@@ -184,7 +184,8 @@ class Rates:
     Args:
         base: the setting that was timed.
         decode_per_s: photos read, decoded and kept in a second.
-        known: share of the photos that an earlier run has decoded, in [0, 1]; they cost nothing.
+        known: share of the photos whose pixels at ``base`` are kept, from an earlier run or as they were timed, in
+            [0, 1]; they cost nothing.
         forward_per_s: photos whose features are computed in a second at ``base``.
         view_per_s: photos whose first stages are computed in a second at ``base``; 0 where a network is not divided.
         step_per_s: photos learnt from in a second at ``base``, by the layers that tuning trains.

@@ -39,7 +39,12 @@ class Depth:
     enough_photos: int
 
     def gain_after(self, n_epochs: float, n_photos: int) -> float:
-        """Share of the loss that so many epochs of so many photos take off."""
+        """Share of the loss that some epochs take off, in [0, 1).
+
+        Args:
+            n_epochs: passes over the photos that train; fractions count.
+            n_photos: that train.
+        """
         if n_epochs < MIN_EPOCHS:
             return 0.0
         return self.gain * min(1.0, n_epochs / self.enough_epochs, n_epochs * n_photos / self.enough_photos)

@@ -1,8 +1,8 @@
 """Depthwise convolutions whose backward pass is as fast as it can be on a CPU that computes in bf16.
 
-oneDNN has no good kernels in bf16 for the gradient of the input of a strided depthwise convolution, nor for that of a
-kernel of more than 3 by 3: training steps of mobile networks spend half of their time there. The first is computed in
-fp32; the second, a window of 3 by 3 at a time.
+oneDNN has no good kernels in bf16 for the gradient of the input of a strided depthwise convolution, nor for that of the
+weight of a kernel larger than 3 by 3: training steps of mobile networks spend half of their time there. The first is
+computed in fp32; the second, a window of 3 by 3 at a time.
 """
 
 from __future__ import annotations

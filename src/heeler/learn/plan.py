@@ -47,9 +47,22 @@ SPLIT_S_PER_PHOTO, SPLIT_S_PER_PAIR = 4e-5, 5e-9
 MIN_OF_CLASS = 20
 
 
-def read_s(rates: Rates, n_photos: int) -> float:
-    """Seconds to read some photos for the first time."""
-    return n_photos * (1 - rates.known) / rates.decode_per_s
+def read_s(rates: Rates, setting: Setting, n_photos: int) -> float:
+    """Seconds to read some photos; what is known of them is known at the pixels that were timed."""
+    is_base = (setting.image_px, setting.fit) == (rates.base.image_px, rates.base.fit)
+    return n_photos * (1 - rates.known * is_base) / rates.decode_per_s
+
+
+def spare_s(plan: Plan, elapsed_s: float) -> float:
+    """Seconds that a choice may take besides its own, where a plan leaves time over: what no setting may count on.
+
+    Args:
+        plan: as made before the run.
+        elapsed_s: seconds of the run until the choice begins.
+    """
+    late_s = max(0.0, elapsed_s - sum(plan.seconds_of(name) for name in ("prepare", "decode", "split")))
+    left_s = plan.budget_s - late_s - sum(stage.seconds for stage in plan.stages)
+    return (1 - FROZEN_SHARE) * max(0.0, left_s)
 
 
 def split_s(n_photos: int) -> float:
@@ -127,7 +140,7 @@ def plan_run(
     known = f", {100 * rates.known:.0f} % of them already known" if rates.known >= 0.005 else ""
     before = [
         PlannedStage("prepare", elapsed_s, "list the files, load the network, time this machine"),
-        PlannedStage("decode", read_s(rates, n_read), f"{few} at {rates.decode_per_s:,.0f}/s{known}"),
+        PlannedStage("decode", read_s(rates, first, n_read), f"{few} at {rates.decode_per_s:,.0f}/s{known}"),
         PlannedStage("split", split_s(n_read), "parts for learning, choosing, judging; near duplicates"),
     ]
 
@@ -219,7 +232,9 @@ def _first_setting(left_s: float, n_found: int, n_classes: int, rates: Rates, ma
 
 
 def _pass_s(setting: Setting, n_photos: int, n_classes: int, rates: Rates) -> float:
-    frozen_s = read_s(rates, n_photos) + forward_s(rates, setting, n_photos) + fit_s(rates, n_photos, n_classes)
+    frozen_s = (
+        read_s(rates, setting, n_photos) + forward_s(rates, setting, n_photos) + fit_s(rates, n_photos, n_classes)
+    )
     return frozen_s + split_s(n_photos) + flaws_s(n_photos)
 
 

@@ -1,7 +1,7 @@
 """A network in two parts: the first stages, computed once for each view of a photo, and the last, which are trained.
 
 What photos have in common with ImageNet's is in the first stages, and what they have not is learnt by the last; on a
-CPU a step of these alone takes a fifth of the time. It works for timm's EfficientNets and their kin.
+CPU a step of these alone takes a quarter of the time. It works for timm's EfficientNets and their kin.
 """
 
 from __future__ import annotations

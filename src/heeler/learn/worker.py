@@ -31,8 +31,8 @@ from heeler.records import ByteArray, IntArray, Note, OnEvent, Preprocessing
 BATCH_SIZE = 32
 GPU_BATCH_SIZE = 64
 EVALUATE_BATCH = 64
-# Pixels of one backward pass through all layers on a CPU: what it keeps of them is 1 to 2 GB of EfficientNet-Lite0's,
-# and more at once is hardly faster (docs/recipe.md).
+# Pixels of one backward pass through all layers on a CPU: a process then holds 2 GB with EfficientNet-Lite0, and 3.5 GB
+# with twice as many, which is not faster at 288 px and a sixth faster at 224 (docs/recipe.md).
 PIECE_PIXELS = 16 * 288**2
 # Activations that are read at random should stay in memory.
 VIEWS_BYTES = 3_000_000_000
