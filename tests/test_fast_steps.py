@@ -234,7 +234,10 @@ def test_a_worker_folds_what_keeps_its_statistics(
         model = timm.create_model("tf_efficientnet_lite0", num_classes=3)
         lived_in(model)
         recipe = Recipe(last_stages=2, last_views=last_views, augment="none")
-        accelerator, labels = Accelerator(mixed_precision="no"), torch.zeros(len(squares), dtype=torch.int64)
+        accelerator, labels = (
+            Accelerator(mixed_precision=worker.training_precision()),
+            torch.zeros(len(squares), dtype=torch.int64),
+        )
         one = worker.Worker(accelerator, Team(), model, rows, labels, backbone.spec, recipe, ignore_events)
         if last_views:
             one.divide(places, places[:0], float("inf"))
@@ -248,4 +251,5 @@ def test_a_worker_folds_what_keeps_its_statistics(
 
     plain, fast = gradient(False), gradient(True)
     assert n_folded == [0, 0 if learns_norms else 49]
-    assert float((fast - plain).norm()) < 1e-3 * float(plain.norm())
+    limit = 1e-3 if worker.training_precision() == "no" else 0.25  # bf16 has eight bits, and there are 50 layers
+    assert float((fast - plain).norm()) < limit * float(plain.norm())

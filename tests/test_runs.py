@@ -180,7 +180,7 @@ def test_stages_are_timed_and_forwarded() -> None:
     assert (first, progress, judge) == (Stage("decode", 10), Progress(5), Stage("judge", 0, ""))
     assert isinstance(ended, Done) and isinstance(again, Done)
     assert ended.summary.startswith("10 photos, ")
-    assert again.summary == "all known from an earlier run"
+    assert again.summary == "all of them already known"
     assert note == Note("look", "warning")
     assert clock.notes == ["look"]
     assert clock.rates_per_s == {"decode": 0.0}

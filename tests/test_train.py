@@ -198,7 +198,7 @@ def test_a_second_run_decodes_nothing_and_answers_the_same_bit_for_bit(
     done = run_heeler("train", trained_run.source, *SMALL, "--out", tmp_path / "again", "--json")
     assert done.code == 0, done.err
     assert done.json["rates_per_s"]["decode"] == done.json["rates_per_s"]["features"] == 0
-    assert done.err.count("all known from an earlier run") == 2
+    assert done.err.count("all of them already known") == 2
     assert (tmp_path / "again" / "predictions.csv").read_bytes() == (trained_run.run / "predictions.csv").read_bytes()
     for name in ("classes.csv", "model.safetensors", "config.json"):
         assert (tmp_path / "again" / "model" / name).read_bytes() == (trained_run.model / name).read_bytes()

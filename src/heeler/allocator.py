@@ -19,9 +19,6 @@ USUAL_TRIM_BYTES, USUAL_MMAP_BYTES, USUAL_MMAP_MAX = 64 << 20, 32 << 20, 65536
 NO_TRIM = -1
 SETTINGS = ("MALLOC_MMAP_MAX_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "GLIBC_TUNABLES")
 
-_turn = threading.Lock()
-_n_inside = 0
-
 
 def give_back() -> None:
     """Hand freed memory back to the system: glibc keeps that of photos, for each thread, for good."""
@@ -40,26 +37,37 @@ def kept() -> Iterator[None]:
     if not libc:
         yield
         return
-    _count(libc, 1)
+    _INSIDE.enter(libc)
     try:
         yield
     finally:
-        _count(libc, -1)
+        _INSIDE.leave(libc)
 
 
-def _count(libc: Any, more: int) -> None:
-    """Set the process's thresholds with the first that comes, and back with the last that goes."""
-    global _n_inside
-    with _turn:
-        before, _n_inside = _n_inside, _n_inside + more
-        if not before:
-            libc.mallopt(M_MMAP_MAX, 0)
-            libc.mallopt(M_TRIM_THRESHOLD, NO_TRIM)
-        elif not _n_inside:
-            libc.mallopt(M_MMAP_MAX, USUAL_MMAP_MAX)
-            libc.mallopt(M_MMAP_THRESHOLD, USUAL_MMAP_BYTES)
-            libc.mallopt(M_TRIM_THRESHOLD, USUAL_TRIM_BYTES)
-            libc.malloc_trim(0)
+class _Inside:
+    """How many contexts the process is in: the first sets its thresholds, the last sets them back."""
+
+    def __init__(self) -> None:
+        self._n, self._turn = 0, threading.Lock()
+
+    def enter(self, libc: Any) -> None:
+        with self._turn:
+            self._n += 1
+            if self._n == 1:
+                libc.mallopt(M_MMAP_MAX, 0)
+                libc.mallopt(M_TRIM_THRESHOLD, NO_TRIM)
+
+    def leave(self, libc: Any) -> None:
+        with self._turn:
+            self._n -= 1
+            if self._n == 0:
+                libc.mallopt(M_MMAP_MAX, USUAL_MMAP_MAX)
+                libc.mallopt(M_MMAP_THRESHOLD, USUAL_MMAP_BYTES)
+                libc.mallopt(M_TRIM_THRESHOLD, USUAL_TRIM_BYTES)
+                libc.malloc_trim(0)
+
+
+_INSIDE = _Inside()
 
 
 def _glibc() -> ctypes.CDLL | None:

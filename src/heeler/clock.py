@@ -42,7 +42,7 @@ class Clock:
         if name in self._counts:
             n = self._counts.pop(name)
             self.rates_per_s[name] = n / seconds if n else 0.0
-            summary = f"{n:,} photos, {n / seconds:,.0f}/s" if n else "all known from an earlier run"
+            summary = f"{n:,} photos, {n / seconds:,.0f}/s" if n else "all of them already known"
         self.tell(Done(name, seconds, summary))
 
     def count(self, name: str, n_photos: int) -> None:

@@ -32,6 +32,24 @@ class LogitNet(nn.Module):
         return logits
 
 
+class ProbabilityNet(nn.Module):
+    """Pixels to calibrated probabilities: (B, S, S, 3) uint8 -> (B, K) float32, normalisation included.
+
+    Args:
+        model: timm network with its head.
+        spec: the preprocessing before it.
+        temperature: that the logits are divided by, > 0.
+    """
+
+    def __init__(self, model: Any, spec: Preprocessing, temperature: float) -> None:
+        super().__init__()
+        self.net, self.temperature = LogitNet(model, spec), float(temperature)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Probabilities (B, K) of pixels (B, S, S, 3) uint8."""
+        return torch.softmax(self.net(pixels) / self.temperature, dim=1)
+
+
 def logit_engine(model: Any, spec: Preprocessing, sample: ByteArray, *, few: bool = False, name: str = "") -> Engine:
     """An engine for a network's logits whose answers are the same on every path.
 

@@ -15,29 +15,16 @@ from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
-import torch
-from torch import Tensor, nn
 
 import heeler
 from heeler.data.decode import fit_square
 from heeler.errors import HeelerError, UsageError
-from heeler.learn.network import LogitNet
+from heeler.learn.network import ProbabilityNet
 from heeler.records import ByteArray, FloatArray
 from heeler.ship.bundle import Bundle
 
 PROGRAM_FILE, FACTS_FILE = "model.pte", "preprocessing.json"
 FACTS_FORMAT = 1
-
-
-class _Calibrated(nn.Module):
-    """Squares (1, S, S, 3) uint8 -> probabilities (1, K) float32."""
-
-    def __init__(self, bundle: Bundle) -> None:
-        super().__init__()
-        self.net, self.temperature = LogitNet(bundle.model, bundle.spec), float(bundle.temperature)
-
-    def forward(self, squares: Tensor) -> Tensor:
-        return torch.softmax(self.net(squares) / self.temperature, dim=1)
 
 
 def write_executorch(bundle: Bundle, folder: Path) -> None:
@@ -54,11 +41,13 @@ def write_executorch(bundle: Bundle, folder: Path) -> None:
     side = bundle.spec.image_px
     try:
         with _quiet():
+            import torch
             from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
             from executorch.exir import to_edge_transform_and_lower
 
             example = (torch.zeros(1, side, side, 3, dtype=torch.uint8),)
-            exported = torch.export.export(_Calibrated(bundle).eval(), example)
+            net = ProbabilityNet(bundle.model, bundle.spec, bundle.temperature).eval()
+            exported = torch.export.export(net, example)
             program = to_edge_transform_and_lower(exported, partitioner=[XnnpackPartitioner()]).to_executorch()
     except Exception as error:  # the exporter raises whatever fits
         raise HeelerError(
@@ -80,6 +69,7 @@ def write_executorch(bundle: Bundle, folder: Path) -> None:
 
 def executorch_probabilities(folder: Path, bundle: Bundle) -> Callable[[Sequence[ByteArray]], FloatArray]:
     """Photos (H, W, 3) uint8 -> probabilities (N, K) float32, by the program in a folder."""
+    import torch
     from executorch.runtime import Runtime
 
     method = Runtime.get().load_program(folder / PROGRAM_FILE).load_method("forward")
