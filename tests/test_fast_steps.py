@@ -36,24 +36,16 @@ class Twice(nn.Module):
         return self.norm(made) + made.mean()
 
 
-class Beside(nn.Module):
+class Beside(Twice):
     """What a convolution makes is taken by its normalisation, and by something that takes a list."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv, self.norm = nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8)
 
     def forward(self, batch: Tensor) -> Tensor:
         made: Tensor = self.conv(batch)
         return torch.cat([self.norm(made), made], 1)
 
 
-class Kept(nn.Module):
+class Kept(Twice):
     """What a convolution makes is an answer of the network as well."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv, self.norm = nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8)
 
     def forward(self, batch: Tensor) -> Tensor:
         made: Tensor = self.conv(batch)

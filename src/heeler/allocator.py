@@ -31,7 +31,7 @@ def kept() -> Iterator[None]:
     """Within this context, freed memory stays with the process, and is handed back at the end of the last of them.
 
     Where each step takes the same large arrays and frees them, glibc hands them back each time, and the system clears
-    every page anew: a third of the time of a training step. Who has set one of ``SETTINGS`` is left alone.
+    every page anew: a third of the time of a training step of 32 photos. Who has set one of ``SETTINGS`` is left alone.
     """
     libc = None if any(name in os.environ for name in SETTINGS) else _glibc()
     if not libc:

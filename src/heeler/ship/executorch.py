@@ -53,7 +53,7 @@ def write_executorch(bundle: Bundle, folder: Path) -> None:
         raise HeelerError(
             f"{bundle.manifest['architecture']} cannot be written for ExecuTorch: {type(error).__name__}: "
             f"{(str(error).splitlines() or [''])[0]}",
-            hint="export to --to onnx, or train with another --backbone; the default can be exported",
+            hint="export with --to onnx, or train with another --backbone; the default can be exported",
         ) from error
     (folder / PROGRAM_FILE).write_bytes(program.buffer)
     facts = {
