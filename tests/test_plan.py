@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
-from heeler.learn.choose import _has_worse_geometry
+from heeler.learn import choose as choosing
+from heeler.learn.backbone import Backbone
+from heeler.learn.choose import Look, _has_worse_geometry, try_settings
 from heeler.learn.depth import best_depth, epochs_in, relative_work
 from heeler.learn.plan import (
     CHOICE_SHARE,
@@ -34,6 +37,7 @@ from heeler.learn.plan import (
     write_s,
 )
 from heeler.plans import Plan, Rates, Setting, Trial, plan_from_json
+from heeler.records import Catalogue, Preprocessing, ignore_events
 
 BASE = Setting("tf_efficientnet_lite0", 224, "crop")
 RATES = Rates(
@@ -155,6 +159,32 @@ def test_a_geometry_is_told_once() -> None:
     assert _has_worse_geometry(large, known) and not _has_worse_geometry(both[1], known)
     assert not _has_worse_geometry(large, known[:1]) and not _has_worse_geometry(BASE, [])
     assert not _has_worse_geometry(replace(large, fit="pad"), known)
+
+
+@pytest.mark.parametrize(("left_s", "tried_px"), [(13, [224, 320, 256]), (8, [224, 320]), (6, [224, 256]), (5, [224])])
+def test_a_trial_is_foreseen_by_what_grows_with_the_pixels_and_what_does_not(
+    left_s: int, tried_px: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = [replace(BASE, image_px=px) for px in (320, 256)]
+    now_s = [100.0]  # the network takes 2 s of the first trial, the head and the engine 3 s of each
+
+    def tried(sample: object, labels: object, n_classes: int, folds: object, look: Look) -> tuple[Trial, Look]:
+        network_s = 2 * relative_work(look.setting)
+        now_s[0] += network_s + 3
+        return Trial(look.setting, 500, 0.1, 0.3, 500 / network_s), look
+
+    def look_at(setting: Setting) -> Look:
+        backbone = Backbone(setting.backbone, None, Preprocessing(image_px=setting.image_px), 1280, "")
+        return Look(backbone, replace(backbone.spec, fit=setting.fit))
+
+    monkeypatch.setattr(choosing, "_try", tried)
+    monkeypatch.setattr(choosing.time, "perf_counter", lambda: now_s[0])
+    photos, none = Catalogue("", "", ()), np.zeros(0, np.int64)
+    trials, looks = try_settings(
+        photos, none, 2, none, look_at(BASE), settings, look_at, 105 + left_s, ignore_events
+    )  # fmt: skip
+    assert [trial.setting.image_px for trial in trials] == tried_px
+    assert [look.setting.image_px for look in looks] == tried_px
 
 
 def test_more_minutes_try_more() -> None:

@@ -71,10 +71,10 @@ def try_settings(
     trials: list[Trial] = []
     tried: list[Look] = []
     engines: dict[tuple[str, int], Engine] = {}
-    work_s = 0.0
+    besides_s = 0.0  # of a trial, whatever the setting: engine, photos and head
     for setting in (first.setting, *others):
-        start, work = time.perf_counter(), relative_work(setting)
-        if trials and start + work_s * work > deadline_s:
+        start = time.perf_counter()
+        if trials and start + besides_s + _network_s(setting, trials) > deadline_s:
             continue  # a smaller one may still fit
         if _has_worse_geometry(setting, trials):
             continue
@@ -86,9 +86,15 @@ def try_settings(
             engines[key] = look.engine
         trials.append(trial)
         tried.append(look)
-        work_s = max(work_s, (time.perf_counter() - start) / work)
+        besides_s = max(besides_s, time.perf_counter() - start - trial.n_photos / trial.rate_per_s)
         on_event(Progress(len(trials)))
     return trials, tried
+
+
+def _network_s(setting: Setting, trials: Sequence[Trial]) -> float:
+    """Seconds that a setting's network should take for the sample, as the slowest of the trials goes."""
+    each_s = (trial.n_photos / trial.rate_per_s / relative_work(trial.setting) for trial in trials)
+    return relative_work(setting) * max(each_s)
 
 
 def _has_worse_geometry(setting: Setting, trials: Sequence[Trial]) -> bool:
