@@ -86,7 +86,9 @@ class Works:
         self._on_batch = on_batch
         self._coming: queue.SimpleQueue[tuple[_Request, int] | None] = queue.SimpleQueue()
         self._ready: deque[tuple[_Request, int, ByteArray]] = deque()
-        self._changed = threading.Condition()
+        self._lock = threading.Lock()
+        # Each is told of what it waits for and of nothing else: to wake for nothing costs a thread its core's time.
+        self._squares, self._space = threading.Condition(self._lock), threading.Condition(self._lock)
         self._n_coming = 0
         self._is_closed = False
         self._threads = [
@@ -108,9 +110,10 @@ class Works:
         """Finish what was taken, then end; nothing may be handed in any more."""
         for _ in self._decoders:
             self._coming.put(None)
-        with self._changed:
+        with self._lock:
             self._is_closed = True
-            self._changed.notify_all()
+            self._squares.notify_all()
+            self._space.notify_all()
         for thread in self._threads:
             thread.join()
         for decoder in self._decoders:
@@ -142,7 +145,7 @@ class Works:
         """
         future: asyncio.Future[list[Answer]] = asyncio.get_running_loop().create_future()
         request = _Request(photos, future, time.monotonic() + self._limits.work_s)
-        with self._changed:
+        with self._lock:
             self._n_coming += len(photos)
         try:
             for place in range(len(photos)):
@@ -162,14 +165,16 @@ class Works:
                 request.answer(place, Answer(reason=error.message))
             except Exception as error:
                 request.fail(error)
-            with self._changed:
+            with self._lock:
                 # Squares are larger than files: decoders wait here while the engine is behind.
                 while len(self._ready) >= 2 * self._room and not self._is_closed:
-                    self._changed.wait()
+                    self._space.wait()
                 self._n_coming -= 1
                 if square is not None:
                     self._ready.append((request, place, square))
-                self._changed.notify_all()
+                # The first one starts the time that is waited for company.
+                if self._n_coming == 0 or len(self._ready) == 1 or len(self._ready) >= self._computing.n_at_once:
+                    self._squares.notify()
 
     def _compute_all(self) -> None:
         while batch := self._take():
@@ -192,23 +197,25 @@ class Works:
 
     def _take(self) -> list[tuple[_Request, int, ByteArray]]:
         """The squares for one forward pass; none where all is done and the works are closed."""
-        with self._changed:
+        with self._lock:
             until_s = 0.0
             while len(self._ready) < self._computing.n_at_once:
                 if self._n_coming == 0 and (self._ready or self._is_closed):
                     break
                 if not self._ready:
                     until_s = 0.0
-                    self._changed.wait()
+                    self._squares.wait()
                     continue
                 now_s = time.monotonic()
                 until_s = until_s or now_s + COMPANY_S
                 if now_s >= until_s:
                     break
-                self._changed.wait(until_s - now_s)
+                self._squares.wait(until_s - now_s)
             n = min(len(self._ready), self._computing.n_at_once)
             taken = [self._ready.popleft() for _ in range(n)]
-            self._changed.notify_all()
+            if self._ready or self._is_closed:
+                self._squares.notify()
+            self._space.notify(n)
             return taken
 
 
