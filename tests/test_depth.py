@@ -19,6 +19,7 @@ RATES = Rates(
     step_per_s=80,
     fit_per_s=9.5e10,
     engine_s=1.5,
+    exact_work=2.0,
 )
 ON_A_CARD = replace(RATES, view_per_s=0.0, step_per_s=30)
 TWO = next(depth for depth in DEPTHS if depth.last_stages == 2)

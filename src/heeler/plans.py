@@ -191,6 +191,7 @@ class Rates:
         step_per_s: photos learnt from in a second at ``base``, by the layers that tuning trains.
         fit_per_s: floating-point operations a second of the linear head.
         engine_s: seconds that a network takes before its first photo.
+        exact_work: work of a photo in fp32, in which tuned networks are judged, against that of its features.
     """
 
     base: Setting
@@ -201,6 +202,7 @@ class Rates:
     step_per_s: float
     fit_per_s: float
     engine_s: float
+    exact_work: float
 
 
 @dataclass(frozen=True)

@@ -31,8 +31,10 @@ MIN_SAMPLE, MAX_SAMPLE = 160, 2500
 # network's look at the worst photos. The first report makes a picture of each photo that is judged, up to so many.
 WRITE_S = 0.4
 PICTURE_S, MOST_PICTURES = 6e-4, 1000
+# Of the seconds before a network's first photo, what it takes to judge it: no engine is chosen then.
+JUDGE_ENGINE_SHARE = 0.5
 # Seconds to look for flaws: neighbours in feature space, blur, duplicates; before tuning.
-FLAWS_S_PER_PHOTO = 1.5e-4
+FLAWS_S_PER_PHOTO = 1e-4
 # Floating-point operations of the probe's choice of penalty for each photo, class and feature: 5 folds, 124 gradients.
 FIT_WORK = 5 * 124 * 4
 FIT_BASE_S = 0.5
@@ -107,8 +109,8 @@ def write_s(n_judged: int) -> float:
 
 def finish_s(rates: Rates, setting: Setting, n_judged: int) -> float:
     """Seconds to judge a tuned network on some photos and to write everything once more."""
-    # Tuned weights are judged in fp32, which takes up to twice as long as the features' bf16.
-    return rates.engine_s + 2 * forward_s(rates, setting, n_judged) + WRITE_S
+    judge_s = JUDGE_ENGINE_SHARE * rates.engine_s + rates.exact_work * forward_s(rates, setting, n_judged)
+    return judge_s + WRITE_S
 
 
 def plan_run(
@@ -172,14 +174,15 @@ def plan_rest(plan: Plan, setting: Setting, rate_per_s: float, elapsed_s: float,
         elapsed_s: seconds of the run until now.
         n_classes: K.
     """
-    n_left, rates = plan.n_read - plan.n_sample, plan.rates  # what was tried on the sample is known
+    n_left = plan.n_read - plan.n_sample  # what was tried on the sample is known
+    rates = replace(plan.rates, forward_per_s=rate_per_s * relative_work(setting) / relative_work(plan.rates.base))
     past = [stage for stage in plan.stages if stage.name in ("prepare", "decode", "split", "choose")]
     again = [PlannedStage("decode again", n_left / rates.decode_per_s, f"as {setting} wants the photos")]
     rest = _after_choice(setting, plan.n_read, n_classes, rates, n_left / rate_per_s, plan.budget_s)
     if setting == plan.first:
         again = []
     late_s = elapsed_s - sum(stage.seconds for stage in past)
-    return _filled(replace(plan, stages=(*past, *again, *rest), chosen=setting), setting, late_s)
+    return _filled(replace(plan, rates=rates, stages=(*past, *again, *rest), chosen=setting), setting, late_s)
 
 
 def _after_choice(
