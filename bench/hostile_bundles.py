@@ -27,7 +27,7 @@ from processes import machine
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
 from conftest import make_photos, run_heeler
-from heeler.files import n_cores
+from heeler.machine import n_cores
 from heeler.ship.bundle import FILES, MANIFEST
 from hostile_bundles_cases import PLANTED, cases, with_one_byte_changed
 from images import cat, encode

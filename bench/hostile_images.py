@@ -36,8 +36,8 @@ from processes import POLL_S, machine
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
 from heeler.errors import UnreadableError
-from heeler.files import n_cores
 from heeler.limits import ServeLimits
+from heeler.machine import n_cores
 from heeler.records import Preprocessing
 from heeler.ship.sandbox import CRASHED, Decoder, Nursery
 from images import cat, claiming_jpeg, encode

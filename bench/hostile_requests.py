@@ -18,7 +18,7 @@ from serve import served
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
-from heeler.files import n_cores
+from heeler.machine import n_cores
 from heeler.ship.refusals import CODES
 from hostile_requests_cases import Case, cases, good_as_tiny_chunks, wrong
 from server import ask, classify, photo

@@ -24,8 +24,8 @@ from processes import machine, warn_if_busy
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
 from browser import launch
-from heeler.files import n_cores
 from heeler.fixes import Fix
+from heeler.machine import n_cores
 from reviewing import Page, make_run, page_of
 
 GOAL_MS = 100.0

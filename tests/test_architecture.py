@@ -24,7 +24,7 @@ TREES = {
 MODULES = tuple(TREES)
 ROOMS = ("data", "learn", "judge", "ship")
 DOORS = ("heeler", "heeler.cli", *(module for module in MODULES if module.startswith("heeler.verbs")))
-BASE = {"heeler.allocator", "heeler.errors", "heeler.records", "heeler.plans", "heeler.files", "heeler.fixes"}
+BASE = {f"heeler.{name}" for name in ("allocator", "errors", "files", "fixes", "machine", "plans", "records")}
 
 # What each room may import beyond itself and BASE. ``learn.network`` and ``learn.memory`` belong to ``learn.engines``.
 MAY_IMPORT = {
@@ -53,6 +53,7 @@ NEVER_TORCH = (
     "allocator",
     "errors",
     "files",
+    "machine",
     "plans",
     "records",
     "judge.advice",

@@ -22,13 +22,11 @@ from heeler import doctor
 from heeler.doctor import (
     Doctor,
     Finding,
-    cpu_limit,
     judge_disk,
     judge_gpu,
     judge_memory,
     judge_threads,
     look_for_hub,
-    memory_limit_bytes,
     print_doctor,
 )
 
@@ -126,26 +124,6 @@ def test_a_hub_that_is_silent_costs_no_more_than_the_time_limit() -> None:
 
 def test_an_address_that_is_none_is_not_opened(tmp_path: Path) -> None:
     assert look_for_hub((tmp_path / "x").as_uri()).advice.startswith("set HF_ENDPOINT")
-
-
-def test_limits_of_a_container_are_read_from_both_versions_of_cgroup(tmp_path: Path) -> None:
-    new, old, free = tmp_path / "v2", tmp_path / "v1", tmp_path / "free"
-    for folder in (new, old / "memory", old / "cpu", free):
-        folder.mkdir(parents=True)
-    (new / "memory.max").write_text("2147483648\n")
-    (new / "cpu.max").write_text("150000 100000\n")
-    (old / "memory/memory.limit_in_bytes").write_text("1073741824\n")
-    (old / "cpu/cpu.cfs_quota_us").write_text("50000\n")
-    (old / "cpu/cpu.cfs_period_us").write_text("100000\n")
-    (free / "memory.max").write_text("max\n")
-    (free / "cpu.max").write_text("max 100000\n")
-    assert (memory_limit_bytes(new), cpu_limit(new)) == (2**31, 1.5)
-    assert (memory_limit_bytes(old), cpu_limit(old)) == (2**30, 0.5)
-    assert (memory_limit_bytes(free), cpu_limit(free)) == (None, None)
-    (old / "memory/memory.limit_in_bytes").write_text("9223372036854771712\n")
-    (old / "cpu/cpu.cfs_quota_us").write_text("-1\n")
-    assert (memory_limit_bytes(old), cpu_limit(old)) == (None, None)
-    assert (memory_limit_bytes(tmp_path / "none"), cpu_limit(tmp_path / "none")) == (None, None)
 
 
 def test_more_threads_than_processors_is_told_with_the_number_to_set() -> None:

@@ -160,21 +160,6 @@ def test_what_is_not_a_photo_of_sane_size_is_refused_unopened(tmp_path: Path) ->
     assert told["loop"].startswith("cannot be opened") and told["nul\0"].startswith("cannot be opened")
 
 
-def test_the_cores_are_those_this_process_may_use() -> None:
-    command = [sys.executable, "-c", "from heeler.files import n_cores; print(n_cores())"]
-    if not hasattr(os, "sched_setaffinity"):
-        pytest.skip("this system does not bind processes to cores")
-    one = min(os.sched_getaffinity(0))
-    bound = subprocess.run(
-        [sys.executable, "-c", f"import os; os.sched_setaffinity(0, [{one}]); {command[2]}"],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert bound.stdout == "1\n"
-    assert files.n_cores() == len(os.sched_getaffinity(0))
-
-
 @pytest.mark.parametrize("name", ["a", "a/b.jpg", "a/../b", "..a", "é"])
 def test_a_name_inside_is_joined(tmp_path: Path, name: str) -> None:
     assert files.safe_join(tmp_path, name) == tmp_path / name

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import heeler
 from heeler.errors import HeelerError
 from heeler.files import cache_root
+from heeler.machine import cpu_limit, memory_bytes, text_of
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -151,7 +152,7 @@ def _package(module: str, package: str, needed: bool) -> Finding:
 
 
 def _processor(with_torch: bool) -> Iterator[Finding]:
-    lines = _read(Path("/proc/cpuinfo")).splitlines()
+    lines = text_of(Path("/proc/cpuinfo")).splitlines()
     facts = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
     flags = set((facts.get("flags") or facts.get("Features") or "").split())
     yield Finding("processor", facts.get("model name") or platform.processor() or platform.machine())
@@ -195,7 +196,7 @@ def _gpu() -> Finding:
         [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
     )
     bytes_ = torch.cuda.get_device_properties(0).total_memory if names else 0
-    driver = _read(Path("/proc/driver/nvidia/version")).partition("\n")[0]
+    driver = text_of(Path("/proc/driver/nvidia/version")).partition("\n")[0]
     build = torch.version.cuda or getattr(torch.version, "hip", None)
     has_device = bool(driver) or Path("/dev/nvidia0").exists() or shutil.which("nvidia-smi") is not None
     return judge_gpu(names, bytes_, build=build, driver=driver, has_device=has_device)
@@ -227,10 +228,8 @@ def judge_gpu(names: Sequence[str], memory_bytes: int, *, build: str | None, dri
 def _memory() -> Iterator[Finding]:
     import psutil
 
-    system = psutil.virtual_memory()
-    limit = memory_limit_bytes()
-    total = system.total if limit is None else min(system.total, limit)
-    yield judge_memory(total, min(system.available, total), limited=limit is not None and limit < system.total)
+    system, total = psutil.virtual_memory(), memory_bytes()
+    yield judge_memory(total, min(system.available, total), limited=total < system.total)
 
 
 def judge_memory(total_bytes: int, free_bytes: int, *, limited: bool) -> Finding:
@@ -243,26 +242,6 @@ def judge_memory(total_bytes: int, free_bytes: int, *, limited: bool) -> Finding
     if free_bytes < LOW_MEMORY_BYTES:
         return Finding("memory", value, "warn", "close other programs before a large run")
     return Finding("memory", value)
-
-
-def memory_limit_bytes(root: Path = Path("/sys/fs/cgroup")) -> int | None:
-    """Memory that the container grants, in bytes; None where it sets no limit (cgroup version 2, then 1)."""
-    for name in ("memory.max", "memory/memory.limit_in_bytes"):
-        text = _read(root / name).strip()
-        # Version 1 writes "no limit" as a number near 2**63.
-        if text.isdigit() and int(text) < 2**60:
-            return int(text)
-    return None
-
-
-def cpu_limit(root: Path = Path("/sys/fs/cgroup")) -> float | None:
-    """Processors that the container grants, such as 1.5; None where it sets no limit."""
-    quota, _, period = _read(root / "cpu.max").strip().partition(" ")
-    if not quota:
-        quota, period = (_read(root / "cpu" / f"cpu.cfs_{name}_us").strip() for name in ("quota", "period"))
-    if quota.isdigit() and period.isdigit() and int(period) > 0:
-        return int(quota) / int(period)
-    return None
 
 
 def _disk() -> Iterator[Finding]:
@@ -366,10 +345,3 @@ def _choice(has_openvino: bool) -> tuple[str, str]:
     if has_openvino and has_fast_bf16():
         return "openvino", "bf16"
     return "onnxruntime", "fp32"
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return ""

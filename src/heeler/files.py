@@ -169,11 +169,6 @@ def read_regular(path: Path, max_bytes: int = MAX_FILE_BYTES) -> bytes:
         raise UnreadableError(f"cannot be opened: {reason}") from error
 
 
-def n_cores() -> int:
-    """Cores that this process may use, at least 1."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def safe_join(root: Path, name: str) -> Path:
     """``root / name`` where the result is inside ``root``.
 

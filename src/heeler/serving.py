@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from heeler.errors import ResourceError, UsageError
-from heeler.files import n_cores
 from heeler.judge.explain import class_activation, overlay
 from heeler.judge.images import png_bytes
 from heeler.judge.scores import softmax
 from heeler.limits import ServeLimits
+from heeler.machine import n_cores
 from heeler.records import ByteArray, FloatArray
 from heeler.ship.access import LOOPBACK, Access
 from heeler.ship.sandbox import Decoder, Nursery

@@ -14,7 +14,8 @@ from PIL import Image
 from heeler.data.decode import decode, open_image
 from heeler.data.square import without_padding
 from heeler.errors import UnreadableError
-from heeler.files import n_cores, read_regular
+from heeler.files import read_regular
+from heeler.machine import n_cores
 from heeler.records import Preprocessing
 
 SMALL_PX, LARGE_PX = 320, 1280

@@ -25,7 +25,8 @@ from heeler.data.duplicates import THUMBNAIL_PX, mark_duplicates, thumbnails
 from heeler.data.rows import Facts, Rows, RowStore
 from heeler.data.square import without_padding
 from heeler.errors import UnreadableError
-from heeler.files import cache_root, n_cores, read_regular, require_space, write_text
+from heeler.files import cache_root, read_regular, require_space, write_text
+from heeler.machine import n_cores
 from heeler.records import ByteArray, Catalogue, Note, OnEvent, Photo, Preprocessing, Progress
 
 # Raise when decoding changes what it makes of the same bytes.

@@ -15,10 +15,11 @@ from PIL import Image
 
 from heeler.data.decode import decode, file_of, fit_square, to_rgb
 from heeler.errors import UnreadableError, UsageError
-from heeler.files import n_cores, read_regular
+from heeler.files import read_regular
 from heeler.learn.engines import BATCH, Engine
 from heeler.learn.memory import AtOnce
 from heeler.learn.network import logit_engine
+from heeler.machine import n_cores
 from heeler.records import (
     ByteArray,
     FloatArray,
