@@ -19,6 +19,7 @@ from heeler.learn import contest, schedule, tune, weights, worker
 from heeler.learn.backbone import load_backbone, with_head
 from heeler.learn.checkpoint import read_checkpoint
 from heeler.learn.contest import Tuned
+from heeler.learn.memory import kept_bytes
 from heeler.learn.tune import fine_tune
 from heeler.plans import Recipe
 from heeler.records import Epoch, Event, Head, Note, Progress, ignore_events
@@ -233,7 +234,12 @@ def test_a_start_that_answers_no_numbers_is_refused(rows: Rows) -> None:
 
 def test_training_sees_its_own_size_and_judging_the_photos(rows: Rows) -> None:
     probe, seen = network(), set()
-    probe.register_forward_pre_hook(lambda module, inputs: seen.add((module.training, inputs[0].shape[-1])))
+
+    def see(module: Any, inputs: Any) -> None:
+        if len(inputs[0]) > 1:  # alone is the one that shows what a step takes
+            seen.add((module.training, inputs[0].shape[-1]))
+
+    probe.register_forward_pre_hook(see)
     tune_it(rows, replace(FIXED, epochs=1, train_px=48), probe=probe)
     assert seen == {(True, 48), (False, PX)}
 
@@ -672,7 +678,40 @@ def test_a_run_that_was_killed_after_its_last_judging_ends_as_the_one_that_was_n
 
 @pytest.mark.parametrize(("image_px", "n"), [(64, 256), (160, 32), (224, 16), (288, 16), (640, 2), (2000, 1)])
 def test_large_photos_are_computed_few_at_once(image_px: int, n: int) -> None:
-    assert worker.piece_photos(image_px) == n
+    assert worker.piece_photos(image_px, 1, 1 << 40) == n
+
+
+@pytest.mark.parametrize(("memory_gb", "n"), [(64, 16), (8, 16), (4, 8), (2, 4), (0.5, 1), (0.1, 1)])
+def test_a_step_takes_no_more_than_its_share_of_the_memory(memory_gb: float, n: int) -> None:
+    assert worker.piece_photos(224, 100_000_000, int(memory_gb * 1e9)) == n
+
+
+def test_a_machine_with_little_memory_takes_fewer_photos_at_once_for_the_same_steps(
+    rows: Rows, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[int] = []
+    loss_of = worker.Worker._loss
+
+    def spy(self: Any, wanted: Any, piece: range, seed: int) -> Any:
+        seen.append(len(piece))
+        return loss_of(self, wanted, piece, seed)
+
+    monkeypatch.setattr(worker.Worker, "_loss", spy)
+    recipe = Recipe(epochs=1, frozen_epochs=0, batch_size=8)
+    roomy = tune_it(rows, recipe)
+    assert max(seen) == 8
+    seen.clear()
+    need = worker.STEP_PER_KEPT * kept_bytes(network(), torch.zeros(1, 3, PX, PX))
+    monkeypatch.setattr(worker, "memory_bytes", lambda: int(2.5 * need / worker.MEMORY_SHARE))
+    narrow = tune_it(rows, recipe)
+    assert max(seen) == 2
+    assert narrow.history[-1].train_loss == pytest.approx(roomy.history[-1].train_loss, rel=0.05)
+
+
+def test_what_a_step_keeps_grows_with_the_photos_and_the_pixels_alone() -> None:
+    one, two, large = (kept_bytes(network(), torch.zeros(n, 3, px, px)) for n, px in ((1, 64), (2, 64), (1, 128)))
+    assert two == pytest.approx(2 * one, rel=0.01) and large == pytest.approx(4 * one, rel=0.1)
+    assert kept_bytes(torch.nn.Conv2d(3, 8, 3), torch.zeros(1, 3, 64, 64)) == 4 * 3 * 64 * 64  # its input
 
 
 def test_a_timed_run_without_time_gives_the_start(rows: Rows, clock: Clock) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
+from torch import Tensor, nn
 
 from heeler.errors import ResourceError
 from heeler.records import ByteArray, FloatArray, Note, OnEvent
@@ -25,6 +26,29 @@ def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
     return isinstance(error, RuntimeError) and any(words in str(error).lower() for words in OUT_OF_MEMORY)
+
+
+def kept_bytes(model: nn.Module, batch: Tensor) -> int:
+    """Memory that a forward pass keeps for its backward pass, in bytes; the weights do not count.
+
+    Args:
+        model: its parameters learn.
+        batch: (B, 3, H, W) float32 on its device.
+    """
+    weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+    kept: dict[int, int] = {}
+    alive: list[Tensor] = []  # else another tensor might come to lie in the same place
+
+    def note(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            kept[storage.data_ptr()] = storage.nbytes()
+            alive.append(tensor)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        model(batch)
+    return sum(kept.values())
 
 
 class AtOnce:

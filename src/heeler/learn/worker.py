@@ -22,9 +22,10 @@ from heeler.errors import ResourceError
 from heeler.learn.augment import augment, augment_pixels, seed_of
 from heeler.learn.engines import BATCH, has_fast_bf16
 from heeler.learn.fast_steps import FastSteps, Norm, norms_of
-from heeler.learn.memory import is_out_of_memory
+from heeler.learn.memory import is_out_of_memory, kept_bytes
 from heeler.learn.stages import Views, first_engine, is_divisible, last_stages
 from heeler.learn.team import Team
+from heeler.machine import memory_bytes
 from heeler.plans import Recipe
 from heeler.records import ByteArray, IntArray, Note, OnEvent, Preprocessing
 
@@ -34,6 +35,8 @@ EVALUATE_BATCH = 64
 # Pixels of one backward pass through all layers on a CPU: a process then holds 2 GB with EfficientNet-Lite0, and 3.5 GB
 # with twice as many, which is not faster at 288 px and a sixth faster at 224 (docs/recipe.md).
 PIECE_PIXELS = 16 * 288**2
+# Most of a machine's memory that a step may take on a CPU, and what a step takes at its height of what it keeps.
+MEMORY_SHARE, STEP_PER_KEPT = 0.25, 1.5
 # Activations that are read at random should stay in memory.
 VIEWS_BYTES = 3_000_000_000
 
@@ -71,14 +74,15 @@ class Worker:
         self._train_px = recipe.train_px or spec.image_px
         # Photos computed at once.
         self.pieces: dict[Job, int] = {"training": self._most_at_once(), "judging": EVALUATE_BATCH}
-        if self.device.type == "cpu" and recipe.bn == "inference":  # else it learns from all of them
-            self.pieces["training"] = min(self._most_at_once(), piece_photos(self._train_px))
         self.labels, self.spec = labels, spec
         self._rows, self._recipe, self._tell = rows, recipe, tell
         self._norms = [one for one in model.modules() if isinstance(one, Norm)]
         self._learns_norms = False
         self._folded = self._norms_to_fold()
         self._views: Views | None = None
+        if self.device.type == "cpu" and recipe.bn == "inference":  # else it learns from all of them
+            n_piece = piece_photos(self._train_px, self._step_bytes(), memory_bytes() // team.n)
+            self.pieces["training"] = min(self._most_at_once(), n_piece)
 
     @property
     def is_divided(self) -> bool:
@@ -94,6 +98,13 @@ class Worker:
             return {}
         photo = torch.zeros(1, 3, self.spec.image_px, self.spec.image_px)
         return norms_of(self.model.eval(), photo.contiguous(memory_format=torch.channels_last))
+
+    def _step_bytes(self) -> int:
+        """Memory that one photo takes in a step of all layers."""
+        self.model.requires_grad_(True)
+        photo = torch.zeros(1, 3, self._train_px, self._train_px).contiguous(memory_format=torch.channels_last)
+        with self.accelerator.autocast(), FastSteps(self._folded):
+            return int(STEP_PER_KEPT * kept_bytes(self.model, photo))
 
     def can_divide(self) -> bool:
         """Whether the first stages can be computed once: by one process, on the processor, for such a network."""
@@ -309,9 +320,16 @@ def training_precision() -> str:
     return "bf16" if has_fast_bf16() else "no"
 
 
-def piece_photos(image_px: int) -> int:
-    """Photos (3, image_px, image_px) of one backward pass on a CPU; a power of two."""
-    n_photos = max(1, PIECE_PIXELS // image_px**2)
+def piece_photos(image_px: int, photo_bytes: int, memory_bytes: int) -> int:
+    """Photos of one backward pass on a CPU; a power of two.
+
+    Args:
+        image_px: side of a photo.
+        photo_bytes: memory that one of them takes.
+        memory_bytes: that this process may use in all. Where there is too little, a system ends a process without
+            asking, so a step takes a share of it at most.
+    """
+    n_photos = max(1, min(PIECE_PIXELS // image_px**2, int(MEMORY_SHARE * memory_bytes) // max(1, photo_bytes)))
     return 1 << (n_photos.bit_length() - 1)
 
 
