@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from heeler.data.split import draw_folds, find_problems, split_photos
+from heeler.data.split import draw_folds, find_problems, judged_share, split_photos
 from heeler.errors import DataError, UsageError
 from heeler.records import Catalogue, Part, Photo, Split
 
@@ -69,6 +69,15 @@ def test_each_class_has_its_share_of_each_part(test: float, valid: float, seed: 
         assert abs(n_test - test * n) <= 1 and (n_test >= 1 or test == 0)
         assert abs(counts[label, "valid"] - valid * (n - n_test)) <= 1 and counts[label, "valid"] >= 1
         assert counts[label, "train"] >= 1
+
+
+@pytest.mark.parametrize("given", [{}, {"test": 300}, {"valid": 100}, {"test": 300, "valid": 100}, {"train": 500}])
+def test_the_share_that_judges_is_known_before_the_draw(given: dict[Part, int]) -> None:
+    made = [one for n, part in enumerate(given) for one in photos(given[part], "ant", part, 10_000 * n)]
+    listed = catalogue(*made, *photos(1_000, "ant", start=90_000), *photos(1_000, "bee"))
+    split = split_photos(listed, [], test=0.3, valid=0.2)
+    n_judged = len(split.test) + len(split.valid)
+    assert judged_share(listed.usable, 0.3, 0.2) == pytest.approx(n_judged / len(listed.usable), abs=0.002)
 
 
 def test_the_draw_depends_on_the_seed_and_the_content_alone() -> None:

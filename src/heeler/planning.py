@@ -11,7 +11,7 @@ from pathlib import Path
 from heeler.clock import Clock
 from heeler.data.catalogue import thin_catalogue
 from heeler.data.pixels import read_photos
-from heeler.data.split import draw_folds, draw_share
+from heeler.data.split import draw_folds, draw_share, judged_share
 from heeler.errors import UsageError
 from heeler.learn.backbone import DEFAULT_BACKBONE
 from heeler.learn.calibrate import calibrate, tuning_rates
@@ -83,7 +83,7 @@ def plan_first(
         free = [name for name in ("backbone", "image_px", "fit") if getattr(options, name) is None]
         if options.weights:
             free = [name for name in free if name != "backbone"]
-        judged = options.test + (1 - options.test) * options.valid
+        judged = judged_share(catalogue.usable, options.test, options.valid)
         may_tune = options.test > 0 or any(photo.part == "test" for photo in catalogue.usable)
         plan = plan_run(options.budget_s, clock.total_s, list(counts.values()), rates, free, judged, may_tune=may_tune)
     clock.tell(Planned(plan))

@@ -77,6 +77,14 @@ def split_photos(
     return Split(arrays["train"], arrays["valid"], arrays["test"], method=method, key=short_hash(names))
 
 
+def judged_share(photos: Sequence[Photo], test: float, valid: float) -> float:
+    """Share of some listed photos that will be in the test or the valid part, in [0, 1); see ``split_photos``."""
+    given = Counter(photo.part for photo in photos)
+    n_test = given["test"] or test * (len(photos) - given["valid"])
+    n_valid = given["valid"] or valid * (len(photos) - n_test)
+    return (n_test + n_valid) / max(1, len(photos))
+
+
 def split_notes(catalogue: Catalogue, split: Split, pairs: Sequence[tuple[int, int]]) -> list[str]:
     """What the user should know of a split: look-alikes in different parts, classes that a part lacks.
 
