@@ -6,7 +6,18 @@ from dataclasses import replace
 
 import pytest
 
-from heeler.learn.depth import DEPTHS, MAX_VIEWS, WHOLE, Depth, best_depth, depths_of, epochs_in, views_in
+from heeler.learn.depth import (
+    BEFORE_ALL,
+    DEPTHS,
+    MAX_VIEWS,
+    WHOLE,
+    Depth,
+    before_all_s,
+    best_depth,
+    depths_of,
+    epochs_in,
+    views_in,
+)
 from heeler.plans import Rates, Setting
 
 BASE = Setting("tf_efficientnet_lite0", 224, "crop")
@@ -86,3 +97,19 @@ def test_a_card_trains_all_layers() -> None:
 
 def test_a_depth_has_a_name() -> None:
     assert [str(depth) for depth in DEPTHS] == ["the last 2 stages", "the last 4 stages", "all layers"]
+
+
+def test_before_all_layers_the_last_stages_have_four_epochs_in_two_views() -> None:
+    part_s = before_all_s(RATES, BASE, 1_000, 3_600, ALL)
+    assert part_s == pytest.approx(1.5 + 2 * 1_000 / 160 + 4 * 1_000 * BEFORE_ALL.step_work / 80)
+    assert views_in(RATES, BASE, 1_000, part_s, BEFORE_ALL) == 2
+    assert epochs_in(RATES, BASE, 1_000, part_s, BEFORE_ALL) == pytest.approx(4)
+
+
+def test_the_last_stages_have_less_than_a_third_of_the_time_or_none() -> None:
+    part_s = before_all_s(RATES, BASE, 1_000, 300, ALL)
+    assert part_s == pytest.approx(90)
+    assert 2 <= epochs_in(RATES, BASE, 1_000, part_s, BEFORE_ALL) < 4
+    assert before_all_s(RATES, BASE, 1_000, 180, ALL) == 0  # not two epochs
+    assert before_all_s(RATES, BASE, 1_000, 3_600, TWO) == 0
+    assert before_all_s(ON_A_CARD, BASE, 1_000, 3_600, WHOLE[0]) == 0

@@ -16,7 +16,7 @@ from heeler.errors import UsageError
 from heeler.learn.backbone import DEFAULT_BACKBONE
 from heeler.learn.calibrate import calibrate, tuning_rates
 from heeler.learn.choose import Look, load_look, try_settings
-from heeler.learn.depth import MIN_EPOCHS, MIN_TUNING_S, best_depth, epochs_in, views_in
+from heeler.learn.depth import BEFORE_ALL, MIN_EPOCHS, MIN_TUNING_S, before_all_s, best_depth, epochs_in, views_in
 from heeler.learn.plan import (
     MIN_OF_CLASS,
     choose,
@@ -148,8 +148,10 @@ def tuning_recipe(
         return replace(options.recipe, budget_s=0.0), plan
     depth, _ = best_depth(rates, look.setting, n_train, plan.tune_s)
     recipe = replace(options.recipe, budget_s=plan.tune_s)
-    if n_views := views_in(rates, look.setting, n_train, plan.tune_s, depth):
-        recipe = replace(recipe, last_views=n_views, last_stages=depth.last_stages)
+    if last_s := before_all_s(rates, look.setting, n_train, plan.tune_s, depth):
+        depth = BEFORE_ALL
+    if n_views := views_in(rates, look.setting, n_train, last_s or plan.tune_s, depth):
+        recipe = replace(recipe, last_views=n_views, last_stages=depth.last_stages, last_s=last_s)
     return recipe, plan
 
 

@@ -32,6 +32,7 @@ class Recipe:
         last_views: the first stages are computed once for so many views of each photo, and only the last ones train;
             0 trains all layers.
         last_stages: how many stages of the network the last ones are.
+        last_s: seconds of ``budget_s`` for these, after which all layers train; 0 is all of them.
     """
 
     epochs: int = 0
@@ -49,6 +50,7 @@ class Recipe:
     mixup: float = 0.0
     last_views: int = 0
     last_stages: int = 2
+    last_s: float = 0.0
 
 
 # CSV of folder and class, or the pairs themselves; an empty class drops the folder.

@@ -28,7 +28,7 @@ from heeler.learn.features import compute_features, feature_engine, known_featur
 from heeler.learn.network import network_logits
 from heeler.learn.plan import curve_shares
 from heeler.learn.probe import N_FOLDS, Probe, fit_probe
-from heeler.learn.tune import fine_tune
+from heeler.learn.relay import tune_in_parts
 from heeler.photos import Photos, list_files, read_and_split
 from heeler.planning import choose_look, first_look, plan_first, tuning_recipe
 from heeler.plans import Plan, Recipe, TrainOptions
@@ -217,7 +217,7 @@ def tune(
     n_epochs = recipe.epochs + recipe.frozen_epochs if recipe.epochs else 0
     with clock.stage("tune", total=n_epochs * len(split.train), budget_s=recipe.budget_s) as tell:
         rows, labels = photos.pixels.rows, photos.labels
-        tuned = fine_tune(
+        tuned = tune_in_parts(
             start, rows, labels, split.train, split.valid, spec, recipe, tell,
             folder=folder, resume=True, stop=stop,
         )  # fmt: skip

@@ -56,6 +56,9 @@ class Depth:
 # As on clothing and on solar cells: docs/recipe.md. Where a network is not divided, its steps are timed as they are.
 DEPTHS = (Depth(2, 1.0, 0.22, 2, 3_000), Depth(4, 2.1, 0.29, 2.5, 4_500), Depth(0, 4.5, 0.33, 8, 12_000))
 WHOLE = (Depth(0, 1.0, 0.3, 4, 6_000),)
+# Before all layers the last four stages train, for so many epochs; less than the least, or more than this share of the
+# time, is not worth it.
+BEFORE_ALL, BEFORE_EPOCHS, LEAST_BEFORE, BEFORE_SHARE = DEPTHS[1], 4.0, 2.0, 0.3
 
 
 def relative_work(setting: Setting) -> float:
@@ -74,7 +77,7 @@ def views_in(rates: Rates, setting: Setting, n_photos: int, seconds: float, dept
         return 0
     work = n_photos * relative_work(setting) / relative_work(rates.base)
     each_s = work / rates.view_per_s + EPOCHS_PER_VIEW * work * depth.step_work / rates.step_per_s
-    return max(1, min(MAX_VIEWS, math.floor((seconds - rates.engine_s) / each_s)))
+    return max(1, min(MAX_VIEWS, math.floor((seconds - rates.engine_s) / each_s + 1e-6)))
 
 
 def epochs_in(rates: Rates, setting: Setting, n_photos: int, seconds: float, depth: Depth) -> float:
@@ -86,6 +89,25 @@ def epochs_in(rates: Rates, setting: Setting, n_photos: int, seconds: float, dep
             return 0.0  # not one view
         seconds -= views_s
     return max(0.0, seconds * rates.step_per_s / depth.step_work / work)
+
+
+def before_all_s(rates: Rates, setting: Setting, n_photos: int, seconds: float, depth: Depth) -> float:
+    """Seconds of tuning for the last stages before all layers train; 0 where all layers are not to, or time is short.
+
+    Args:
+        rates: as measured.
+        setting: of the frozen pass.
+        n_photos: that train.
+        seconds: for all of tuning.
+        depth: that the time is best used at.
+    """
+    if depth.last_stages or not rates.view_per_s:
+        return 0.0
+    work = n_photos * relative_work(setting) / relative_work(rates.base)
+    steps_s = BEFORE_EPOCHS * work * BEFORE_ALL.step_work / rates.step_per_s
+    wanted_s = rates.engine_s + BEFORE_EPOCHS / EPOCHS_PER_VIEW * work / rates.view_per_s + steps_s
+    part_s = min(wanted_s, BEFORE_SHARE * seconds)
+    return part_s if epochs_in(rates, setting, n_photos, part_s, BEFORE_ALL) >= LEAST_BEFORE else 0.0
 
 
 def best_depth(rates: Rates, setting: Setting, n_photos: int, seconds: float) -> tuple[Depth, float]:

@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from heeler.learn.depth import RELATIVE_WORK, best_depth, epochs_in, relative_work
+from heeler.learn.depth import BEFORE_ALL, RELATIVE_WORK, before_all_s, best_depth, epochs_in, relative_work
 from heeler.plans import Plan, PlannedStage, Rates, Setting, Trial
 from heeler.records import Fit
 
@@ -206,8 +206,10 @@ def _filled(plan: Plan, setting: Setting, late_s: float = 0) -> Plan:
     n_train = _n_train(plan)
     depth, gain = best_depth(plan.rates, setting, n_train, left_s)
     if gain and plan.may_tune:
-        n_epochs = epochs_in(plan.rates, setting, n_train, left_s, depth)
-        tune = PlannedStage("tune", left_s, f"{depth}, about {n_epochs:.0f} epochs in the time that is left")
+        before_s = before_all_s(plan.rates, setting, n_train, left_s, depth)
+        n_epochs = epochs_in(plan.rates, setting, n_train, left_s - before_s, depth)
+        text = f"{depth}, about {n_epochs:.0f} epochs in the time that is left"
+        tune = PlannedStage("tune", left_s, f"{BEFORE_ALL}, then {text}" if before_s else text)
     else:
         why = "too little time for a pass over the photos" if plan.may_tune else "no photo is left to judge it by"
         tune, judge_s = PlannedStage("tune", 0, f"nothing: {why}"), 0
