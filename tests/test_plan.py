@@ -261,6 +261,15 @@ def test_tuning_leaves_time_to_judge_and_write() -> None:
     assert tuning_s(exact, BASE, 100, 900) == pytest.approx(tuning_s(plan, BASE, 100, 900) + 4.5)
 
 
+def test_a_plan_says_what_is_tuned() -> None:
+    def said(minutes: float) -> str:
+        return next(stage.why for stage in planned(minutes, 1_500).stages if stage.name == "tune")
+
+    assert said(1).startswith("the last 2 stages, about ")
+    assert said(3).startswith("the last 4 stages, about ")
+    assert said(60).startswith("the last 4 stages, then all layers for about ")
+
+
 def test_the_time_to_look_for_flaws_is_planned() -> None:
     assert 0.7 <= flaws_s(10_000) <= 1.3  # 0.8 to 1.2 s as timed on four sets
     probe_alone = planned(0.2, 300)

@@ -14,10 +14,14 @@ from conftest import SCENES, TrainedRun, make_photos, run_heeler
 from heeler import planning
 from heeler.data import pixels
 from heeler.data.catalogue import read_source
+from heeler.evidence import read_history
 from heeler.learn import calibrate as calibrating
+from heeler.learn import relay
 from heeler.learn.calibrate import calibrate
+from heeler.learn.depth import DEPTHS
 from heeler.learn.plan import MIN_OF_CLASS
-from heeler.plans import TrainOptions
+from heeler.learn.tune import fine_tune
+from heeler.plans import Recipe, TrainOptions
 from heeler.records import Event, Note, Planned
 from heeler.ship.bundle import open_bundle
 
@@ -61,6 +65,29 @@ def test_the_choice_is_told_and_is_what_the_model_does(minutes_run: TrainedRun) 
     assert json.loads((minutes_run.run / "plan.json").read_text())["chosen"]["fit"] == spec.fit
     settings = json.loads((minutes_run.run / "model" / "heeler.json").read_text())["settings"]
     assert float(settings["minutes"]) > 0 and settings["augment"] == "photo" and "epochs" not in settings
+
+
+def test_all_layers_come_after_the_last_stages_and_the_report_shows_both(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(planning, "best_depth", lambda *given: (DEPTHS[-1], 0.3))  # whatever the time
+    begun: list[Recipe] = []
+
+    def spy(*args, **options):  # type: ignore[no-untyped-def]
+        begun.append(args[6])
+        return fine_tune(*args, **options)
+
+    monkeypatch.setattr(relay, "fine_tune", spy)
+    run = tmp_path / "run"
+    done = run_heeler("train", source, *TINY, "--minutes", 0.6, "--out", run, "--json")
+    assert done.code == 0, done.err
+    first, second = begun
+    assert first.last_views and first.last_stages == 4 and not second.last_views
+    assert first.budget_s + second.budget_s >= json.loads((run / "plan.json").read_text())["tune_s"] - 1
+    phases = [epoch["phase"] for epoch in read_history(run)]
+    assert phases[0] == "last" and phases[-1] == "all" and phases == sorted(phases, reverse=True)
+    assert done.json["seconds"]["total"] < 1.1 * 36 + 5
+    assert not (run / "checkpoint").exists() and "all layers" in (run / "report.html").read_text()
 
 
 def test_a_choice_looks_at_no_photo_that_judges(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

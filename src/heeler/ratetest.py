@@ -48,7 +48,8 @@ def try_rates(run: Path, setting: Setting, n_steps: int, batch_size: int | None,
     features, _ = all_features(photos, look, clock)
     _, fitted = probe_candidate(photos, look, features, options, clock)
     recipe, _ = tuning_recipe(photos, look, plan, options, clock)
-    recipe = replace(recipe, batch_size=batch_size or recipe.batch_size, last_views=min(N_VIEWS, recipe.last_views))
+    n_views = 0 if recipe.last_s else min(N_VIEWS, recipe.last_views)  # all layers have more of the time
+    recipe = replace(recipe, batch_size=batch_size or recipe.batch_size, last_views=n_views)
     rows, labels, train = photos.pixels.rows, photos.labels, photos.split.train
     with clock.stage("try rates", total=n_steps, unit="steps") as tell:
         start = with_head(look.backbone, fitted.head)

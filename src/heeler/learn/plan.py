@@ -209,7 +209,9 @@ def _filled(plan: Plan, setting: Setting, late_s: float = 0) -> Plan:
         before_s = before_all_s(plan.rates, setting, n_train, left_s, depth)
         n_epochs = epochs_in(plan.rates, setting, n_train, left_s - before_s, depth)
         text = f"{depth}, about {n_epochs:.0f} epochs in the time that is left"
-        tune = PlannedStage("tune", left_s, f"{BEFORE_ALL}, then {text}" if before_s else text)
+        if before_s:
+            text = f"{BEFORE_ALL}, then {depth} for about {n_epochs:.0f} epochs"
+        tune = PlannedStage("tune", left_s, text)
     else:
         why = "too little time for a pass over the photos" if plan.may_tune else "no photo is left to judge it by"
         tune, judge_s = PlannedStage("tune", 0, f"nothing: {why}"), 0
