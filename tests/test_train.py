@@ -323,7 +323,7 @@ def test_where_tuning_made_nothing_better_the_last_layer_is_the_model_and_the_re
     trained_run: TrainedRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     module = sys.modules["heeler.train"]
-    tuning = module.fine_tune
+    tuning = module.tune_in_parts
 
     def in_vain(start: Any, *args: Any, **named: Any) -> Any:
         model = copy.deepcopy(start)
@@ -332,7 +332,7 @@ def test_where_tuning_made_nothing_better_the_last_layer_is_the_model_and_the_re
     def never(*args: Any) -> Any:
         raise AssertionError("the start is no candidate of its own")
 
-    monkeypatch.setattr(module, "fine_tune", in_vain)
+    monkeypatch.setattr(module, "tune_in_parts", in_vain)
     monkeypatch.setattr(module, "network_logits", never)
     run = tmp_path / "run"
     done = run_heeler("train", trained_run.source, *SMALL, "--out", run, "--epochs", 1, "--json", "--quiet")
