@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import importlib
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +22,7 @@ from heeler.learn.calibrate import calibrate
 from heeler.learn.depth import DEPTHS
 from heeler.learn.plan import MIN_OF_CLASS
 from heeler.learn.tune import fine_tune
+from heeler.photos import read_and_split
 from heeler.plans import Recipe, TrainOptions
 from heeler.records import Event, Note, Planned
 from heeler.ship.bundle import open_bundle
@@ -88,6 +90,37 @@ def test_all_layers_come_after_the_last_stages_and_the_report_shows_both(
     assert phases[0] == "last" and phases[-1] == "all" and phases == sorted(phases, reverse=True)
     assert done.json["seconds"]["total"] < 1.1 * 36 + 5
     assert not (run / "checkpoint").exists() and "all layers" in (run / "report.html").read_text()
+
+
+def test_who_goes_on_has_the_same_parts_and_does_not_tune_anew(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Look-alikes hang on the pixels, and the parts on look-alikes.
+    pixels_of: list[str] = []
+
+    def by_fit(photos, look_spec, options, clock):  # type: ignore[no-untyped-def]
+        pixels_of.append(look_spec.fit)
+        return read_and_split(photos, look_spec, replace(options, seed=len(look_spec.fit)), clock)
+
+    def killed(*given: object) -> None:
+        raise KeyboardInterrupt
+
+    squashed = lambda trials: next(trial for trial in trials if trial.setting.fit == "squash")  # noqa: E731
+    monkeypatch.setattr(planning, "choose", lambda plan, trials, *rest: squashed(trials))
+    module = importlib.import_module("heeler.train")
+    monkeypatch.setattr(module, "read_and_split", by_fit)
+    run, tune = tmp_path / "run", module.tune
+    asked = ("train", source, *TINY, "--minutes", 0.4, "--out", run, "--json")
+    monkeypatch.setattr(module, "tune", killed)
+    assert run_heeler(*asked).code == 130
+    plan, parts = json.loads((run / "plan.json").read_text()), (run / "catalogue.csv").read_text()
+    assert plan["chosen"]["fit"] == "squash" and plan["first"]["fit"] == "crop"
+    monkeypatch.setattr(module, "tune", tune)
+    done = run_heeler(*asked, "--resume")
+    assert done.code == 0, done.err
+    assert pixels_of == ["crop", "crop"] and (run / "catalogue.csv").read_text() == parts
+    assert json.loads((run / "plan.json").read_text())["chosen"] == plan["chosen"]
+    assert json.loads((run / "model" / "heeler.json").read_text())["settings"]["image"] == "64 px, squash"
 
 
 def test_a_choice_looks_at_no_photo_that_judges(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -115,7 +115,7 @@ def test_who_stops_the_first_part_gets_its_best(rows: Rows, asked: list[Recipe])
 
 
 def test_a_first_part_that_took_all_the_time_is_the_result(rows: Rows, asked: list[Recipe]) -> None:
-    assert tune_it(rows, replace(TWO, budget_s=1.0, last_s=1.0)).n_epochs >= 0
+    tune_it(rows, replace(TWO, budget_s=1.0, last_s=1.0))
     assert len(asked) == 1
 
 

@@ -89,8 +89,8 @@ def plan_first(
     clock.tell(Planned(plan))
     if plan.n_read < plan.n_found:
         catalogue = thin_catalogue(catalogue, plan.n_read, MIN_OF_CLASS, options.seed)
-    setting = plan.chosen or plan.first
-    look = replace(look, engine=engine) if setting == look.setting else look_of(setting, options)
+    # A run that goes on begins with the same pixels: look-alikes, and so the parts, hang on them.
+    look = replace(look, engine=engine) if plan.first == look.setting else look_of(plan.first, options)
     return catalogue, look, plan
 
 
@@ -98,8 +98,11 @@ def choose_look(
     plan: Plan | None, photos: Photos, first: Look, options: TrainOptions, clock: Clock
 ) -> tuple[Look, Photos, Plan | None]:
     """Try the plan's settings on photos that train; where another is better, read all photos again as it wants them."""
-    if plan is None or plan.chosen:
-        return first, photos, plan
+    if plan is None:
+        return first, photos, None
+    if plan.chosen:
+        look = first if plan.chosen == first.setting else look_of(plan.chosen, options)
+        return look, _as_wanted(photos, first, look, clock), plan
     usable, train_rows = photos.catalogue.usable, photos.split.train
     make = partial(look_of, options=options)
     with clock.stage("choose", total=1 + len(to_try(plan.first, plan.candidates)), unit="settings") as tell:
@@ -117,12 +120,18 @@ def choose_look(
         else:
             look, rate_per_s = first, forward_per_s(plan.rates, first.setting)
     plan = plan_rest(plan, look.setting, rate_per_s, clock.total_s, photos.n_classes)
+    return look, _as_wanted(photos, first, look, clock), plan
+
+
+def _as_wanted(photos: Photos, first: Look, look: Look, clock: Clock) -> Photos:
+    """The photos with the pixels of a look, read again where they are not those of the first; the parts stay."""
     if look.setting == first.setting:
-        return look, photos, plan
+        return photos
+    usable = photos.catalogue.usable
     with clock.stage("decode again", total=len(usable)) as tell:
         _, pixels = read_photos(replace(photos.catalogue, photos=usable), look.spec, tell)
         clock.count("decode again", pixels.n_decoded)
-    return look, replace(photos, pixels=pixels), plan
+    return replace(photos, pixels=pixels)
 
 
 def tuning_recipe(

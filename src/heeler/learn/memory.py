@@ -1,4 +1,4 @@
-"""When memory runs out: how to tell, and fewer photos at once from then on."""
+"""What a step takes of the memory; when that runs out, how to tell, and fewer photos at once from then on."""
 
 from __future__ import annotations
 

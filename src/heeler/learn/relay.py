@@ -47,22 +47,8 @@ def tune_in_parts(
 ) -> Tuned:
     """``fine_tune``, and before it the last stages alone where ``recipe.last_s`` says so; what is better is kept.
 
-    Args:
-        probe: timm network with the head to start from; not changed.
-        rows: squares (S, S, 3) uint8 of all photos.
-        labels: (N,) class numbers.
-        train: rows to learn from.
-        valid: rows to choose the best weights on.
-        spec: the preprocessing that made the rows.
-        recipe: how to train, and for how long in all.
-        on_event: as for ``fine_tune``; epochs and photos are counted through both parts.
-        folder: for the checkpoints of this run alone; None keeps none on disk.
-        resume: go on from what is in ``folder``.
-        stop: asked after each step. Once it says yes, no other part is begun.
-
-    Raises:
-        ResourceError: the memory is too small for one photo at a time.
-        HeelerError: the answers of the network to start from are not finite numbers.
+    Epochs and photos are told as counted through both parts, and the rates rise and fall in each. Once ``stop`` says
+    yes, no other part is begun. All else is as for ``fine_tune``, its errors too.
     """
     photos = rows, labels, train, valid, spec
     if not recipe.last_s:
