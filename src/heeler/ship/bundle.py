@@ -159,7 +159,7 @@ def _write_files(folder: Path, model: Any, classes: tuple[str, ...], spec: Prepr
     }
     names: dict[str, Any] = {"label_names": list(classes)}
     options = size_options(model.pretrained_cfg["architecture"], spec.image_px)
-    save_config_for_hf(model, str(folder / "config.json"), model_config=names, model_args=options or None)
+    save_config_for_hf(model, folder / "config.json", model_config=names, model_args=options or None)
     config = json.loads((folder / "config.json").read_bytes())
     # Here and not through timm's options, which older releases do not merge with the rest.
     config["pretrained_cfg"].update(preprocessing)
