@@ -37,6 +37,7 @@ from heeler.data.room import Room
 from heeler.data.square import MAX_ASPECT, fit_square, fit_stored, upright
 from heeler.errors import UnreadableError
 from heeler.files import MAX_FILE_BYTES
+from heeler.machine import memory_bytes, n_cores
 from heeler.records import ByteArray, Preprocessing
 
 __all__ = ["MAX_ASPECT", "MAX_PIXELS", "Decoded", "Opened", "decode", "file_of", "fit_square", "open_image", "to_rgb"]
@@ -46,11 +47,12 @@ _DRAFT_MARGIN = (
 )
 _ORIENTATION = 0x0112
 # Bytes that a pixel takes while it is decoded: 4 in Pillow and 3 in the array made of it where nothing else is made on
-# the way; else up to three times as many (``bench/hostile_images.py``). Two phone photos have room at once.
+# the way; else up to three times as many (``bench/hostile_images.py``). Each core has room for a phone photo.
 _PLAIN_BYTES, _MOST_BYTES = 7, 21
 _PLAIN_FORMATS, _PLAIN_MODES = ("JPEG", "PNG", "BMP", "PPM", "TIFF", "HEIF"), ("RGB", "L", "1")
-_ROOM = Room(200_000_000)
-# What reading a header may take: text and numbers that are packed there. A HEIC photo is decoded then, whatever it is.
+_ROOM = Room(max(200_000_000, min(n_cores() * 100_000_000, memory_bytes() // 8)))
+# What reading a header may take: text and numbers that are packed there. A HEIC photo is decoded then, whatever it is;
+# a JPEG is opened without its metadata.
 _OPENING_BYTES = 50_000_000
 
 # Pillow's classes themselves, not Image.open: no other format's code ever runs on hostile bytes, and the size limit is
@@ -135,7 +137,7 @@ def decode(data: bytes, spec: Preprocessing) -> Decoded:
     Raises:
         UnreadableError: the content is not a whole image within ``MAX_PIXELS``; the message is the reason.
     """
-    with _ROOM.take(_OPENING_BYTES):
+    with _ROOM.take(0 if _MAGIC[0][0].match(data) else _OPENING_BYTES):
         opened = open_image(data)
     image = opened.image
     try:

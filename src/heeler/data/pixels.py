@@ -24,6 +24,7 @@ from heeler.data.decode import decode
 from heeler.data.duplicates import THUMBNAIL_PX, mark_duplicates, thumbnails
 from heeler.data.rows import Facts, Rows, RowStore
 from heeler.data.square import without_padding
+from heeler.data.turns import Turns
 from heeler.errors import UnreadableError
 from heeler.files import cache_root, read_regular, require_space, write_text
 from heeler.machine import n_cores
@@ -167,11 +168,12 @@ def _completed(photo: Photo, sha256: str, facts: Facts) -> Photo:
 def _read_all(
     files: list[tuple[Photo, tuple[int, ...]]], spec: Preprocessing, store: RowStore, thumbs: RowStore
 ) -> Generator[_Read]:
-    """Read and decode on all cores, in order. Chunks keep the threads from fighting over the interpreter's lock."""
+    """Read and decode on as many cores as pays, in order. Chunks keep threads from fighting over Python's lock."""
     import torch
 
     chunks = _chunks(files)
     n_workers = n_cores()
+    turns = Turns(n_workers)
     n_threads = torch.get_num_threads()
     torch.set_num_threads(1)  # one photo a thread beats one photo on all threads
     in_hand: set[str] = set()
@@ -179,10 +181,11 @@ def _read_all(
         with ThreadPoolExecutor(n_workers) as pool:
             # Enough ahead to keep the cores busy while rows are put on disk, too little to fill the memory.
             ahead = AHEAD * n_workers
-            waiting = deque(pool.submit(_read_chunk, c, spec, store, thumbs) for c in islice(chunks, ahead))
+            waiting = deque(pool.submit(_read_chunk, c, spec, store, thumbs, turns) for c in islice(chunks, ahead))
             while waiting:
                 reads = waiting.popleft().result()
-                waiting.extend(pool.submit(_read_chunk, c, spec, store, thumbs) for c in islice(chunks, 1))
+                turns.done(len(reads))
+                waiting.extend(pool.submit(_read_chunk, c, spec, store, thumbs, turns) for c in islice(chunks, 1))
                 for read in reads:
                     again = read.photo.sha256 in in_hand
                     in_hand.add(read.photo.sha256)
@@ -205,9 +208,10 @@ def _chunks(files: list[tuple[Photo, tuple[int, ...]]]) -> Iterator[list[tuple[P
 
 
 def _read_chunk(
-    chunk: list[tuple[Photo, tuple[int, ...]]], spec: Preprocessing, store: RowStore, thumbs: RowStore
+    chunk: list[tuple[Photo, tuple[int, ...]]], spec: Preprocessing, store: RowStore, thumbs: RowStore, turns: Turns
 ) -> list[_Read]:
-    return [_read_one(photo, stat, spec, store, thumbs) for photo, stat in chunk]
+    with turns.take():
+        return [_read_one(photo, stat, spec, store, thumbs) for photo, stat in chunk]
 
 
 def _read_one(photo: Photo, stat: tuple[int, ...], spec: Preprocessing, store: RowStore, thumbs: RowStore) -> _Read:
