@@ -18,6 +18,10 @@ import pytest
 from PIL import Image
 from skimage import data as photos
 
+# What is promised of processors is tested on processors; ``test_gpu.py`` gives its own processes what was visible.
+VISIBLE_GPUS = os.environ.get("CUDA_VISIBLE_DEVICES")
+os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
+
 SCENES = {"cat": photos.chelsea, "coffee": photos.coffee, "person": photos.astronaut, "rocket": photos.rocket}
 # Small pictures and the head alone make a training of seconds; most promises depend on neither.
 SMALL = ("--image-px", "64", "--epochs", "0")

@@ -31,7 +31,9 @@ from heeler.learn.engines import (
     relative_error,
     torch_engine,
 )
+from heeler.learn.network import logit_engine
 from heeler.records import ByteArray, FloatArray, Preprocessing
+from tiny import N_CLASSES, SPEC, network
 
 needs_openvino = pytest.mark.skipif(importlib.util.find_spec("openvino") is None, reason="openvino is not installed")
 needs_bf16 = pytest.mark.skipif(not has_fast_bf16(), reason="this processor has no bf16")
@@ -302,3 +304,9 @@ def test_an_export_that_does_not_fit_the_disk(lite0: FeatureNet, squares: ByteAr
     with pytest.raises(ResourceError, match="disk is full"):
         pick_engine(lite0, "lite0", squares[:2], exact=True)
     assert not [path for path in small_disk.rglob("*") if path.is_file()]
+
+
+def test_a_handful_of_photos_starts_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    engine = logit_engine(network(), SPEC, pieces(3, SPEC), few=True)
+    assert engine.forward(pieces(3, SPEC)).shape == (3, N_CLASSES)

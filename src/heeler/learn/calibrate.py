@@ -11,15 +11,16 @@ from typing import Any
 import numpy as np
 import torch
 
-from heeler import allocator
 from heeler.data.pixels import count_known, read_photos
 from heeler.learn.augment import augment_pixels
 from heeler.learn.backbone import Backbone
 from heeler.learn.engines import Engine, has_fast_bf16
 from heeler.learn.fast_steps import FastSteps, norms_of
 from heeler.learn.features import feature_engine
+from heeler.learn.memory import is_out_of_memory
 from heeler.learn.stages import FirstStages, is_divisible, last_stages
 from heeler.learn.team import n_launched
+from heeler.learn.worker import GPU_BATCH_SIZE, in_training
 from heeler.plans import Rates, Recipe, Setting
 from heeler.records import Catalogue, Preprocessing, ignore_events
 
@@ -38,7 +39,7 @@ MOST_PER_S = 5000.0
 UNTIMED_PER_S = 100.0
 # How many times as fast the features' engine is in bf16 as the one that judges in fp32: Lite0, 714 and 396 photos/s.
 BF16_GAIN = 1.8
-# Steps that are timed, the fastest of them counts, and photos of each.
+# Steps that are timed, the fastest of them counts, and photos of each on a CPU; on a GPU, as many as training takes.
 N_STEPS, N_STEPPED = 2, 16
 
 
@@ -117,35 +118,49 @@ def tuning_rates(model: Any, spec: Preprocessing, forward_per_s: float, n_last: 
     Returns:
         The two rates; the first is 0 where all layers train.
     """
-    image_px = spec.image_px
     cuda = torch.cuda.is_available()
-    device = torch.device("cuda" if cuda else "cpu")
+    device, n_photos = torch.device("cuda" if cuda else "cpu"), GPU_BATCH_SIZE if cuda else N_STEPPED
     net = copy.deepcopy(model).to(device, memory_format=torch.channels_last).eval().requires_grad_(True)
-    batch = torch.zeros(N_STEPPED, 3, image_px, image_px, device=device).to(memory_format=torch.channels_last)
     divided = not cuda and n_launched() == 1 and is_divisible(net)
-    fast = torch.autocast(device.type, torch.bfloat16, enabled=cuda or has_fast_bf16())
-    seen, view_per_s = batch, 0.0
+    view_per_s = 0.0
     if divided:
-        squares, start = np.zeros((N_STEPPED, image_px, image_px, 3), np.uint8), time.perf_counter()
-        augment_pixels(squares, "photo", seed=0, out_px=image_px)
-        view_per_s = 1 / (1 / forward_per_s + (time.perf_counter() - start) / N_STEPPED)
+        squares, start = np.zeros((n_photos, spec.image_px, spec.image_px, 3), np.uint8), time.perf_counter()
+        augment_pixels(squares, "photo", seed=0, out_px=spec.image_px)
+        view_per_s = 1 / (1 / forward_per_s + (time.perf_counter() - start) / n_photos)
+    while True:
+        try:
+            step_s = _step_s(net, spec, n_photos, n_last if divided else 0)
+            break
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error) or n_photos == 1:
+                raise
+        n_photos //= 2
+    # Where the network is divided, there is one process.
+    return view_per_s, n_launched() * n_photos / step_s
+
+
+def _step_s(net: Any, spec: Preprocessing, n_photos: int, n_last: int) -> float:
+    """Seconds of a step: of all layers where ``n_last`` is 0."""
+    device = next(net.parameters()).device
+    seen = torch.zeros(n_photos, 3, spec.image_px, spec.image_px, device=device).to(memory_format=torch.channels_last)
+    folded = {} if device.type == "cuda" else norms_of(net, seen[:1])
+    if n_last:
         with torch.no_grad():
-            seen = FirstStages(net, spec, n_last).activations(batch)
-    folded = {} if cuda else norms_of(net, batch[:1])
+            seen = FirstStages(net, spec, n_last).activations(seen)
+    fast = torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda" or has_fast_bf16())
 
     def step() -> None:
         with fast, FastSteps(folded):
-            logits = last_stages(net, seen, n_last) if divided else net(seen)
+            logits = last_stages(net, seen, n_last) if n_last else net(seen)
         logits.float().square().mean().backward()
-        if cuda:
+        if device.type == "cuda":
             torch.cuda.synchronize()
 
     step_s = math.inf
-    with allocator.kept():
+    with in_training(device):
         step()  # sets up the operations
         for _ in range(N_STEPS):
             start = time.perf_counter()
             step()
             step_s = min(step_s, time.perf_counter() - start)
-    # Where the network is divided, there is one process.
-    return view_per_s, n_launched() * N_STEPPED / step_s
+    return step_s

@@ -7,6 +7,7 @@ file is kept in the cache under the hash of its weights. Nothing else about the 
 from __future__ import annotations
 
 import contextlib
+import copy
 import importlib.util
 import queue
 import threading
@@ -158,12 +159,16 @@ def has_fast_bf16() -> bool:
 
 
 def torch_engine(net: nn.Module, device: str, precision: Precision) -> Engine:
-    """The network as torch runs it, for GPUs and for networks that cannot be exported."""
-    net = net.to(device).eval()
+    """The network as torch runs it, for GPUs and for networks that cannot be exported; ``net`` stays where it is."""
+    on_gpu = device != "cpu"
+    net = (copy.deepcopy(net).to(device).to(memory_format=torch.channels_last) if on_gpu else net).eval()
     dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
     alone = threading.Lock()
 
     def forward(pixels: ByteArray) -> FloatArray:
+        n = len(pixels)
+        if on_gpu and n & (n - 1):  # each new size takes seconds, until cuDNN has planned all convolutions for it
+            pixels = _padded(pixels, BATCH)
         batch = torch.from_numpy(pixels).to(device, non_blocking=True)
         with contextlib.ExitStack() as modes:
             modes.enter_context(alone)  # each pass takes all cores, or the GPU
@@ -172,7 +177,7 @@ def torch_engine(net: nn.Module, device: str, precision: Precision) -> Engine:
             if device == "cuda" and precision == "fp32":
                 # Convolutions round to TF32 on GPUs unless told otherwise, a thousand times coarser than fp32.
                 modes.enter_context(torch.backends.cudnn.flags(enabled=True, allow_tf32=False))
-            out: FloatArray = net(batch).float().cpu().numpy()
+            out: FloatArray = net(batch)[:n].float().cpu().numpy()
         return out
 
     return Engine("torch", precision, forward)
@@ -239,11 +244,7 @@ def _in_pieces(forward: Callable[[ByteArray], FloatArray]) -> Callable[[ByteArra
     pool = ThreadPoolExecutor(torch.get_num_threads())
 
     def whole(pixels: ByteArray) -> FloatArray:
-        n_missing = -len(pixels) % PIECE
-        if n_missing:
-            pixels_and_padding = np.concatenate([pixels, np.zeros((n_missing, *pixels.shape[1:]), np.uint8)])
-        else:
-            pixels_and_padding = pixels
+        pixels_and_padding = _padded(pixels, PIECE)
         if len(pixels) <= PIECE:
             return forward(pixels_and_padding)[: len(pixels)]
         starts = range(0, len(pixels_and_padding), PIECE)
@@ -251,6 +252,12 @@ def _in_pieces(forward: Callable[[ByteArray], FloatArray]) -> Callable[[ByteArra
         return np.concatenate(outputs)[: len(pixels)]
 
     return whole
+
+
+def _padded(pixels: ByteArray, multiple: int) -> ByteArray:
+    """Photos, and black ones after them up to a multiple of so many."""
+    n_missing = -len(pixels) % multiple
+    return np.concatenate([pixels, np.zeros((n_missing, *pixels.shape[1:]), np.uint8)]) if n_missing else pixels
 
 
 def export_onnx(net: nn.Module, path: Path, image_px: int) -> None:

@@ -57,11 +57,12 @@ def logit_engine(model: Any, spec: Preprocessing, sample: ByteArray, *, few: boo
         model: timm network with its head, in evaluation mode.
         spec: the preprocessing before it.
         sample: (B, S, S, 3) uint8 photos to time on.
-        few: a handful of photos will be asked for: exporting and timing would cost more than they save.
+        few: a handful of photos will be asked for: exporting and timing, or starting a GPU, would cost more than it
+            saves.
         name: the one engine that may compute, whatever its speed; any where empty.
     """
     net = LogitNet(model, spec).eval()
-    if ((few and not name) or name == "torch") and not torch.cuda.is_available():
+    if (few and not name) or (name == "torch" and not torch.cuda.is_available()):
         return torch_engine(net, "cpu", "fp32")
     key = short_hash(
         [weights_key(model.pretrained_cfg["architecture"], model.state_dict()), spec.pixel_key(), spec.mean, spec.std]

@@ -239,9 +239,10 @@ def _first_setting(left_s: float, n_found: int, n_classes: int, rates: Rates, ma
 
 
 def _pass_s(setting: Setting, n_photos: int, n_classes: int, rates: Rates) -> float:
-    frozen_s = (
-        read_s(rates, setting, n_photos) + forward_s(rates, setting, n_photos) + fit_s(rates, n_photos, n_classes)
-    )
+    is_timed = (setting.backbone, setting.image_px) == (rates.base.backbone, rates.base.image_px)
+    engine_s = 0.0 if is_timed else rates.engine_s
+    forward = engine_s + forward_s(rates, setting, n_photos)
+    frozen_s = read_s(rates, setting, n_photos) + forward + fit_s(rates, n_photos, n_classes)
     return frozen_s + split_s(n_photos) + flaws_s(n_photos)
 
 

@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from heeler import allocator
 from heeler.data.rows import Rows
 from heeler.errors import HeelerError
 from heeler.learn.augment import seed_of
@@ -22,7 +21,7 @@ from heeler.learn.schedule import layer_groups, layer_rates
 from heeler.learn.stages import last_groups
 from heeler.learn.team import Team
 from heeler.learn.weights import Weights
-from heeler.learn.worker import Worker, training_precision
+from heeler.learn.worker import Worker, accelerator_of_machine, in_training
 from heeler.plans import Recipe
 from heeler.records import IntArray, OnEvent, Preprocessing, Progress
 
@@ -80,15 +79,13 @@ def rate_range(
         ResourceError: the memory is too small for one photo at a time.
         HeelerError: the loss is no finite number from the first steps on.
     """
-    from accelerate import Accelerator
-
-    accelerator = Accelerator(mixed_precision=training_precision())
+    accelerator = accelerator_of_machine()
     model = copy.deepcopy(start).to(accelerator.device, memory_format=torch.channels_last)
     worker = Worker(accelerator, Team(), model, rows, torch.from_numpy(labels), spec, recipe, on_event)
     size = min(worker.batch_size, len(train))
     n_passes = -(-n_steps * size // len(train))
     order = np.concatenate([np.random.default_rng([recipe.seed, i]).permutation(train) for i in range(n_passes)])
-    with allocator.kept(), torch.random.fork_rng([accelerator.device] if accelerator.device.type == "cuda" else []):
+    with in_training(accelerator.device):
         if recipe.last_views and worker.can_divide():
             wanted = np.unique(order[: n_steps * size])
             worker.divide(wanted, wanted[:0], math.inf)

@@ -19,7 +19,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from heeler import allocator
 from heeler.data.rows import Rows
 from heeler.errors import HeelerError, ResourceError
 from heeler.learn.augment import seed_of
@@ -39,7 +38,7 @@ from heeler.learn.schedule import (
 from heeler.learn.stages import last_groups
 from heeler.learn.team import Team
 from heeler.learn.weights import State, Weights, average, plain_state
-from heeler.learn.worker import EVALUATE_BATCH, Worker, training_precision
+from heeler.learn.worker import EVALUATE_BATCH, Worker, accelerator_of_machine, in_training
 from heeler.plans import Recipe
 from heeler.records import Epoch, IntArray, Note, OnEvent, Preprocessing, Progress, ignore_events
 
@@ -87,15 +86,12 @@ def fine_tune(
         HeelerError: the answers of the network to start from are not finite numbers.
     """
     began_s = time.perf_counter()
-    from accelerate import Accelerator
-
-    team = Team()
-    accelerator = Accelerator(mixed_precision=training_precision())
+    team, accelerator = Team(), accelerator_of_machine()
     tell = on_event if team.is_main else ignore_events
     model = copy.deepcopy(probe).to(accelerator.device, memory_format=torch.channels_last)
     worker = Worker(accelerator, team, model, rows, torch.from_numpy(labels), spec, recipe, tell)
     run = _Run(worker, plain_state(probe), train, valid, recipe, folder, tell, began_s)
-    with allocator.kept(), torch.random.fork_rng([accelerator.device] if accelerator.device.type == "cuda" else []):
+    with in_training(accelerator.device):
         run.begin(resume)
         while run.goes_on():
             run.step()

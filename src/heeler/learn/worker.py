@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy, one_hot
+from torch.nn.functional import cross_entropy, one_hot, pad
 
+from heeler import allocator
 from heeler.data.rows import Rows
 from heeler.errors import ResourceError
 from heeler.learn.augment import augment, augment_pixels, seed_of
@@ -208,7 +209,7 @@ class Worker:
             with torch.inference_mode(), self.accelerator.autocast():
                 for piece in _cut(mine, n_piece):
                     photos = self._input(wanted, piece, "none", 0, self.spec.image_px)
-                    logits[piece.start : piece.stop] = self._answers(model, photos).float()
+                    logits[piece.start : piece.stop] = self._answers(model, photos, "judging").float()
             return 0.0
 
         self._fit("judging", attempt)
@@ -226,7 +227,7 @@ class Worker:
             photos, targets = self._mix(photos, targets, wanted, piece, seed)
         fast = FastSteps({} if self._learns_norms else self._folded) if self.device.type == "cpu" else nullcontext()
         with self.accelerator.autocast(), fast:
-            logits = self._answers(self.model, photos)
+            logits = self._answers(self.model, photos, "training")
         return cross_entropy(logits.float(), targets, label_smoothing=recipe.label_smoothing, reduction="sum")
 
     def _mix(self, photos: Tensor, targets: Tensor, wanted: IntArray, piece: range, seed: int) -> tuple[Tensor, Tensor]:
@@ -243,9 +244,15 @@ class Worker:
         both = [one_hot(each, self.model.num_classes).float() for each in (self._targets(wanted, partners), targets)]
         return mixed.contiguous(memory_format=torch.channels_last), torch.lerp(both[0].flip(0), both[1], own[:, None])
 
-    def _answers(self, model: Any, batch: Tensor) -> Tensor:
-        logits: Tensor = last_stages(model, batch, self._recipe.last_stages) if self.is_divided else model(batch)
-        return logits
+    def _answers(self, model: Any, batch: Tensor, job: Job) -> Tensor:
+        if self.is_divided:
+            return last_stages(model, batch, self._recipe.last_stages)
+        n = len(batch)
+        if self.device.type != "cpu" and not (job == "training" and self._learns_norms):
+            # Each new size takes seconds, until cuDNN has planned all convolutions for it.
+            batch = pad(batch, [0, 0] * 3 + [0, max(0, self.pieces[job] - n)])
+        logits: Tensor = model(batch)
+        return logits[:n]
 
     def _input(self, wanted: IntArray, piece: range, preset: str, seed: int, out_px: int) -> Tensor:
         """Some places of a batch as what is trained takes them: photos, or the activations of their first stages."""
@@ -313,11 +320,27 @@ class Worker:
         self._tell(Note(f"{job}: out of memory with {n_before} photos at once, so {n_before // 2} from now on{kept}"))
 
 
+def accelerator_of_machine() -> Any:
+    """accelerate's, on GPUs of CUDA or ROCm or else on the processor: no other device has been seen to train well."""
+    from accelerate import Accelerator
+
+    return Accelerator(mixed_precision=training_precision(), cpu=not torch.cuda.is_available())
+
+
 def training_precision() -> str:
     """What accelerate is to multiply in when training on this machine: ``bf16``, ``fp16`` or ``no``, which is fp32."""
     if torch.cuda.is_available():
         return "bf16" if torch.cuda.is_bf16_supported() else "fp16"
     return "bf16" if has_fast_bf16() else "no"
+
+
+@contextmanager
+def in_training(device: torch.device) -> Iterator[None]:
+    """Within this context freed memory stays, the caller's chances too, and a GPU sums in the same order each time."""
+    devices = [device] if device.type == "cuda" else []
+    same_order = torch.backends.cudnn.flags(enabled=True, deterministic=True)
+    with allocator.kept(), torch.random.fork_rng(devices), same_order:
+        yield
 
 
 def piece_photos(image_px: int, photo_bytes: int, memory_bytes: int) -> int:
