@@ -1,12 +1,13 @@
 # make demo   a virtual environment, heeler, and a model trained on real photos
 # make test   what continuous integration runs: lint, types, tests
 # make test-browser   the tests of pages alone, in a headless browser
+# make oldest   the tests with the oldest releases that heeler promises to work with, torch aside
 # make docs   the pages of docs/ as a site in site/; a broken link fails
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint types unit browser test-browser docs clean
+.PHONY: demo test lint types unit oldest browser test-browser docs clean
 
 demo: $(VENV)/.installed-demo
 	$(BIN)/heeler demo
@@ -23,6 +24,10 @@ types: $(VENV)/.installed-dev
 unit: $(VENV)/.installed-dev browser
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder -m "not alone"
 	$(BIN)/python -m pytest -q -m alone
+
+oldest: $(VENV)/.installed-dev
+	$(BIN)/python -m pip install -q --upgrade --no-deps --target .cache/oldest -r tests/oldest.txt
+	PYTHONPATH=.cache/oldest $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder -m "not alone"
 
 test-browser: $(VENV)/.installed-dev browser
 	$(BIN)/python -m pytest -q tests/test_*browser*.py

@@ -192,7 +192,7 @@ def test_scikit_learns_checks_pass_where_they_apply_to_photos(
     results = check_estimator(Painted(image_px=64), expected_failed_checks=NOT_FOR_PHOTOS, on_fail=None, on_skip=None)
     status = {(result["check_name"], result["status"]): str(result["exception"]) for result in results}
     assert {name: why for (name, status), why in status.items() if status == "failed"} == {}
-    assert {name for name, status in status if status == "xfail"} == set(NOT_FOR_PHOTOS)
+    assert {name for name, status in status if status == "xfail"} <= set(NOT_FOR_PHOTOS)
     assert sum(result["status"] == "passed" for result in results) > 35
 
 
