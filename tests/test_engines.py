@@ -310,3 +310,9 @@ def test_a_handful_of_photos_starts_no_gpu(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     engine = logit_engine(network(), SPEC, pieces(3, SPEC), few=True)
     assert engine.forward(pieces(3, SPEC)).shape == (3, N_CLASSES)
+
+
+def test_a_torch_without_onednn_computes_in_fp32(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+    monkeypatch.setattr(torch.ops, "mkldnn", None)  # such builds have no such operations
+    assert not has_fast_bf16()

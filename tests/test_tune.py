@@ -759,3 +759,16 @@ def test_a_longer_budget_may_go_on_from_a_shorter_one(rows: Rows, clock: Clock, 
     tuned = tune_it(rows, recipe, probe=clock.network(), folder=tmp_path, resume=True)
     assert 10 - 0.25 <= clock.now_s - 50 <= 10
     assert tuned.n_epochs > 30 / 3
+
+
+def test_training_stays_on_the_processor_of_a_mac(monkeypatch: pytest.MonkeyPatch) -> None:
+    from accelerate import state
+
+    with exact():
+        state.PartialState._reset_state()
+        monkeypatch.setattr(state, "is_mps_available", lambda *args, **options: True)
+        try:
+            assert worker.accelerator_of_machine().device == torch.device("cpu")
+        finally:
+            state.AcceleratorState._reset_state()
+            state.PartialState._reset_state()

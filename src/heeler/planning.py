@@ -140,13 +140,16 @@ def tuning_recipe(
     """The user's fixed recipe, or tuning for what is left of the minutes; the plan says how long that is."""
     if plan is None:
         return options.recipe, None
-    n_train = len(photos.split.train)
-    if plan.tune_s is None and plan.may_tune:
+    n_train, n_judged = len(photos.split.train), len(photos.split.valid) + len(photos.split.test)
+
+    def left(plan: Plan) -> float:
+        return tuning_s(plan, look.setting, clock.total_s, n_judged) if plan.may_tune else 0.0
+
+    if plan.tune_s is None and left(plan) >= MIN_TUNING_S:
         plan = _timed_anew(plan, look, clock)
     rates = plan.rates
     if plan.tune_s is None:
-        n_judged = len(photos.split.valid) + len(photos.split.test)
-        left_s = tuning_s(plan, look.setting, clock.total_s, n_judged) if plan.may_tune else 0.0
+        left_s = left(plan)
         depth, gain = best_depth(rates, look.setting, n_train, left_s)
         if left_s >= MIN_TUNING_S and not gain:
             n_epochs = epochs_in(rates, look.setting, n_train, left_s, depth)

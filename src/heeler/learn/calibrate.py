@@ -39,8 +39,9 @@ MOST_PER_S = 5000.0
 UNTIMED_PER_S = 100.0
 # How many times as fast the features' engine is in bf16 as the one that judges in fp32: Lite0, 714 and 396 photos/s.
 BF16_GAIN = 1.8
-# Steps that are timed, the fastest of them counts, and photos of each on a CPU; on a GPU, as many as training takes.
-N_STEPS, N_STEPPED = 2, 16
+# Steps that are timed, the fastest of them counts, and photos of each on a CPU: few, and where these were quick, more.
+# On a GPU it is as many as training takes.
+N_STEPS, N_TRIED, N_STEPPED = 2, 2, 16
 
 
 def calibrate(catalogue: Catalogue, backbone: Backbone, spec: Preprocessing) -> tuple[Rates, Engine | None]:
@@ -119,28 +120,38 @@ def tuning_rates(model: Any, spec: Preprocessing, forward_per_s: float, n_last: 
         The two rates; the first is 0 where all layers train.
     """
     cuda = torch.cuda.is_available()
-    device, n_photos = torch.device("cuda" if cuda else "cpu"), GPU_BATCH_SIZE if cuda else N_STEPPED
-    net = copy.deepcopy(model).to(device, memory_format=torch.channels_last).eval().requires_grad_(True)
+    net = (
+        copy.deepcopy(model)
+        .to("cuda" if cuda else "cpu", memory_format=torch.channels_last)
+        .eval()
+        .requires_grad_(True)
+    )
     divided = not cuda and n_launched() == 1 and is_divisible(net)
     view_per_s = 0.0
     if divided:
-        squares, start = np.zeros((n_photos, spec.image_px, spec.image_px, 3), np.uint8), time.perf_counter()
+        squares, start = np.zeros((N_STEPPED, spec.image_px, spec.image_px, 3), np.uint8), time.perf_counter()
         augment_pixels(squares, "photo", seed=0, out_px=spec.image_px)
-        view_per_s = 1 / (1 / forward_per_s + (time.perf_counter() - start) / n_photos)
+        view_per_s = 1 / (1 / forward_per_s + (time.perf_counter() - start) / N_STEPPED)
+    n_trained = n_last if divided else 0
+    step_per_s = _steps_per_s(net, spec, GPU_BATCH_SIZE if cuda else N_TRIED, n_trained)
+    if not cuda and step_per_s * QUICK_S > N_TRIED:
+        step_per_s = _steps_per_s(net, spec, N_STEPPED, n_trained)
+    return view_per_s, n_launched() * step_per_s  # where the network is divided, there is one process
+
+
+def _steps_per_s(net: Any, spec: Preprocessing, n_photos: int, n_last: int) -> float:
+    """Photos a second in steps of so many, or of as many as memory has room for; all layers where ``n_last`` is 0."""
     while True:
         try:
-            step_s = _step_s(net, spec, n_photos, n_last if divided else 0)
-            break
+            return n_photos / _step_s(net, spec, n_photos, n_last)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error) or n_photos == 1:
                 raise
         n_photos //= 2
-    # Where the network is divided, there is one process.
-    return view_per_s, n_launched() * n_photos / step_s
 
 
 def _step_s(net: Any, spec: Preprocessing, n_photos: int, n_last: int) -> float:
-    """Seconds of a step: of all layers where ``n_last`` is 0."""
+    """Seconds of a step."""
     device = next(net.parameters()).device
     seen = torch.zeros(n_photos, 3, spec.image_px, spec.image_px, device=device).to(memory_format=torch.channels_last)
     folded = {} if device.type == "cuda" else norms_of(net, seen[:1])

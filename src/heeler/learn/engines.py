@@ -154,8 +154,9 @@ def relative_error(engine: Engine, exact: Engine, sample: ByteArray) -> float:
 
 
 def has_fast_bf16() -> bool:
-    """Whether this CPU multiplies bf16 in hardware."""
-    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    """Whether this CPU multiplies bf16 in hardware and this torch makes it do so: builds for Macs have no oneDNN."""
+    has_onednn: Any = torch.backends.mkldnn.is_available
+    return bool(has_onednn() and torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def torch_engine(net: nn.Module, device: str, precision: Precision) -> Engine:
