@@ -132,16 +132,20 @@ def test_more_threads_than_processors_is_told_with_the_number_to_set() -> None:
     assert "OMP_NUM_THREADS=1" in judge_threads(4, 4, 0.25).advice
 
 
+# As /proc/driver/nvidia/version has it.
+DRIVER = "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  580.159.04  Release Build  (builder@)"
+
+
 def test_a_gpu_that_torch_cannot_use_has_a_reason_and_a_way_out() -> None:
     def gpu(names: tuple[str, ...] = (), *, build: str | None = None, has_device: bool = True) -> Finding:
-        return judge_gpu(names, 80 * GB, build=build, driver="NVRM version  550.54", has_device=has_device)
+        return judge_gpu(names, 80 * GB, build=build, driver=DRIVER, has_device=has_device)
 
     assert "without CUDA" in gpu().advice
-    assert "nvidia-smi" in gpu(build="12.4").advice
-    assert gpu().status == gpu(build="12.4").status == "warn"
-    seen = gpu(("H100", "H100"), build="12.4")
+    assert "nvidia-smi" in gpu(build="CUDA 12.4").advice
+    assert gpu().status == gpu(build="CUDA 12.4").status == "warn"
+    seen = gpu(("H100", "H100"), build="CUDA 12.4")
     assert (seen.status, seen.value) == (
-        "ok", "H100 and 1 more, 80 GB, torch built for 12.4; driver: NVRM version 550.54",
+        "ok", "H100 and 1 more, 80 GB, torch built for CUDA 12.4; driver 580.159.04",
     )  # fmt: skip
     assert gpu(has_device=False).status == "ok"
 

@@ -79,6 +79,8 @@ def test_bombs_are_refused_or_read() -> None:
         "comments": "segments",
         "chunks": f"{claims.MAX_PIECES:,} pieces",
         "comments in a GIF": f"{claims.MAX_PIECES:,} pieces",
+        "a comment in a GIF": f"{claims.MAX_COMMENT_BYTES:,} bytes of comments",
+        "a comment before a GIF's picture": f"{claims.MAX_COMMENT_BYTES:,} bytes of comments",
         "boxes in a JPEG 2000": f"{claims.MAX_PIECES:,} pieces",
         "boxes in a header of a JPEG 2000": f"the limit is {claims.MAX_HEADER_BOX_BYTES:,}",
         "spaces before a PPM's size": f"first {claims.MAX_PPM_HEADER_BYTES:,} bytes",

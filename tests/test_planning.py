@@ -18,7 +18,7 @@ from heeler.data.catalogue import read_source
 from heeler.evidence import read_history
 from heeler.learn import calibrate as calibrating
 from heeler.learn import relay
-from heeler.learn.calibrate import calibrate
+from heeler.learn.calibrate import calibrate, tuning_rates
 from heeler.learn.depth import DEPTHS
 from heeler.learn.plan import MIN_OF_CLASS
 from heeler.learn.tune import fine_tune
@@ -177,6 +177,36 @@ def test_too_few_minutes_read_fewer_photos_and_still_deliver(
     counts = {name: sum(row["status"] == "ok" and row["class"] == name for row in rows) for name in ("cat", "coffee")}
     assert min(counts.values()) >= MIN_OF_CLASS
     assert done.json["n_train"] + done.json["n_valid"] + done.json["n_test"] == sum(counts.values())
+
+
+def test_steps_are_not_timed_again_where_no_time_is_left(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(planning, "tuning_s", lambda *given: 1.0)
+    done = run_heeler("train", source, *TINY, "--minutes", 0.3, "--out", tmp_path / "run", "--json")
+    assert done.code == 0, done.err
+    assert "time steps" not in done.json["seconds"] and "tune" not in done.json["seconds"]
+
+
+@pytest.mark.parametrize(
+    ("photo_s", "most", "sizes"),
+    [(0.001, 100, [2, 16]), (1.0, 100, [2]), (0.001, 5, [2, 16, 8, 4]), (0.001, 1, [2, 1, 16, 8, 4, 2, 1])],
+)
+def test_steps_are_timed_on_few_photos_first(
+    monkeypatch: pytest.MonkeyPatch, photo_s: float, most: int, sizes: list[int]
+) -> None:
+    asked: list[int] = []
+
+    def step_s(net: object, spec: object, n_photos: int, n_last: int) -> float:
+        asked.append(n_photos)
+        if n_photos > most:
+            raise RuntimeError("DefaultCPUAllocator: not enough memory")
+        return photo_s * n_photos
+
+    monkeypatch.setattr(calibrating, "_step_s", step_s)
+    look = planning.first_look(TrainOptions(image_px=64))
+    _, step_per_s = tuning_rates(look.backbone.model, look.spec, 100.0, 2)
+    assert asked == sizes and step_per_s == pytest.approx(1 / photo_s)
 
 
 def test_a_plan_in_python(source: Path) -> None:

@@ -7,6 +7,7 @@ import importlib.metadata
 import importlib.util
 import os
 import platform
+import re
 import shutil
 import tempfile
 import threading
@@ -197,7 +198,8 @@ def _gpu() -> Finding:
     )
     bytes_ = torch.cuda.get_device_properties(0).total_memory if names else 0
     driver = text_of(Path("/proc/driver/nvidia/version")).partition("\n")[0]
-    build = torch.version.cuda or getattr(torch.version, "hip", None)
+    rocm = getattr(torch.version, "hip", None)
+    build = f"CUDA {torch.version.cuda}" if torch.version.cuda else f"ROCm {rocm}" if rocm else None
     has_device = bool(driver) or Path("/dev/nvidia0").exists() or shutil.which("nvidia-smi") is not None
     return judge_gpu(names, bytes_, build=build, driver=driver, has_device=has_device)
 
@@ -208,11 +210,12 @@ def judge_gpu(names: Sequence[str], memory_bytes: int, *, build: str | None, dri
     Args:
         names: GPUs that torch can compute on.
         memory_bytes: memory of the first of them.
-        build: version of CUDA or ROCm that torch was built for, None for a build without.
+        build: what torch was built for, such as ``CUDA 13.0``; None for a build for processors.
         driver: what the NVIDIA driver says of itself, empty where there is none.
         has_device: whether the machine shows an NVIDIA device, driver or tool.
     """
-    said = f"; driver: {' '.join(driver.split())}" if driver else ""
+    version = re.search(r"\d+(?:\.\d+)+", driver)
+    said = f"; driver {version[0] if version else ' '.join(driver.split())}" if driver else ""
     if names:
         more = f" and {len(names) - 1} more" if len(names) > 1 else ""
         return Finding("GPU", f"{names[0]}{more}, {memory_bytes / 1e9:.0f} GB, torch built for {build}{said}")
@@ -221,7 +224,7 @@ def judge_gpu(names: Sequence[str], memory_bytes: int, *, build: str | None, dri
     if build is None:
         advice = "this torch was built without CUDA: pick the CUDA build at https://pytorch.org/get-started/locally"
     else:
-        advice = f"torch wants CUDA {build}: run nvidia-smi, and update the driver or restart the machine if it fails"
+        advice = f"torch wants {build}: run nvidia-smi, and update the driver or restart the machine if it fails"
     return Finding("GPU", f"an NVIDIA GPU that torch cannot use{said}", "warn", advice)
 
 
