@@ -414,3 +414,10 @@ def test_importing_a_module_does_nothing_but_define(module: str) -> None:
 
 def test_the_package_says_that_it_is_typed() -> None:
     assert (ROOT / "py.typed").is_file()
+
+
+def test_the_readme_has_a_line_for_each_module() -> None:
+    readme = (ROOT / "README.md").read_text()
+    modules = [path for path in (ROOT / "src").rglob("*.py") if path.name != "__init__.py"]
+    assert len(modules) > 100
+    assert [path.name for path in modules if not re.search(rf"\b{re.escape(path.name)}\b", readme)] == []

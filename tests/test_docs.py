@@ -206,6 +206,7 @@ def test_limits_are_those_of_the_code() -> None:
     assert f" {claims.MAX_PIECES:,} " in row_of("| pieces of one photo's file")
     texts = f"{claims.MAX_TEXT_BYTES >> 20} MB, {claims.MAX_RUNS_BYTES >> 20} MB"
     assert texts in row_of("| a PPM in numbers")
+    assert f"| {claims.MAX_COMMENT_BYTES >> 20} MB |" in row_of("| comments of a GIF")
     assert f"at least {split.MIN_PHOTOS_PER_CLASS} different ones" in row_of("different ones")
     assert f"| {advice.FEW_PHOTOS_OF_A_CLASS} |" in row_of("asks for more")
     archive = f"{archives.MAX_ENTRIES:,} entries, {archives.MAX_BYTES / 1e9:.0f} GB unpacked"
