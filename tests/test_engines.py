@@ -316,3 +316,32 @@ def test_a_torch_without_onednn_computes_in_fp32(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
     monkeypatch.setattr(torch.ops, "mkldnn", None)  # such builds have no such operations
     assert not has_fast_bf16()
+
+
+def test_a_gpu_sees_one_size_of_batch_and_a_smaller_one_where_memory_is_short() -> None:
+    sizes: list[int] = []
+    most = BATCH
+
+    def forward(pixels: ByteArray) -> FloatArray:
+        sizes.append(len(pixels))
+        if len(pixels) > most:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return pixels[:, 0, 0].astype(np.float32)
+
+    numbered = np.zeros((75, 2, 2, 3), np.uint8)
+    numbered[:, 0, 0, 0] = np.arange(1, 76)
+    engine = Engine("torch", "fp32", engines._in_one_size(forward))
+
+    def run() -> list[float]:
+        sizes.clear()
+        outputs = engine.run([numbered[:BATCH], numbered[BATCH:70], numbered[70:74], numbered[74:]])
+        return [float(row[0]) for rows in outputs for row in rows]
+
+    assert run() == list(range(1, 76))
+    assert set(sizes) == {BATCH}
+    most = 8
+    assert run() == list(range(1, 76))
+    assert sizes[-1] == 8 and set(sizes) == {32, 16, 8}
+    most = 0
+    with pytest.raises(ResourceError, match="one photo"):
+        run()

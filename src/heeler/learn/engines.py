@@ -26,7 +26,7 @@ from torch import nn
 
 from heeler.errors import HeelerError, UsageError
 from heeler.files import atomic_write, cache_root
-from heeler.learn.memory import AtOnce
+from heeler.learn.memory import AtOnce, is_out_of_memory
 from heeler.records import ByteArray, FloatArray, OnEvent, ignore_events
 
 EngineName = Literal["torch", "onnxruntime", "openvino"]
@@ -167,9 +167,6 @@ def torch_engine(net: nn.Module, device: str, precision: Precision) -> Engine:
     alone = threading.Lock()
 
     def forward(pixels: ByteArray) -> FloatArray:
-        n = len(pixels)
-        if on_gpu and n & (n - 1):  # each new size takes seconds, until cuDNN has planned all convolutions for it
-            pixels = _padded(pixels, BATCH)
         batch = torch.from_numpy(pixels).to(device, non_blocking=True)
         with contextlib.ExitStack() as modes:
             modes.enter_context(alone)  # each pass takes all cores, or the GPU
@@ -178,10 +175,10 @@ def torch_engine(net: nn.Module, device: str, precision: Precision) -> Engine:
             if device == "cuda" and precision == "fp32":
                 # Convolutions round to TF32 on GPUs unless told otherwise, a thousand times coarser than fp32.
                 modes.enter_context(torch.backends.cudnn.flags(enabled=True, allow_tf32=False))
-            out: FloatArray = net(batch)[:n].float().cpu().numpy()
+            out: FloatArray = net(batch).float().cpu().numpy()
         return out
 
-    return Engine("torch", precision, forward)
+    return Engine("torch", precision, _in_one_size(forward) if on_gpu else forward)
 
 
 def onnxruntime_engine(file: Path | bytes) -> Engine:
@@ -238,6 +235,26 @@ def openvino_engine(path: Path, precision: Precision) -> Engine:
         return result
 
     return Engine("openvino", precision, _in_pieces(forward), at_once=PIECE)
+
+
+def _in_one_size(forward: Callable[[ByteArray], FloatArray]) -> Callable[[ByteArray], FloatArray]:
+    """A forward pass for any number of photos, of ``BATCH`` at a time or of half as many where memory is too short.
+
+    On a GPU the first batch of each size takes seconds: cuDNN plans every convolution for it.
+    """
+    size = BATCH
+
+    def whole(pixels: ByteArray) -> FloatArray:
+        nonlocal size
+        while True:
+            try:
+                return forward(_padded(pixels, size))[: len(pixels)]
+            except RuntimeError as error:
+                if not is_out_of_memory(error) or size <= len(pixels):
+                    raise
+            size //= 2
+
+    return whole
 
 
 def _in_pieces(forward: Callable[[ByteArray], FloatArray]) -> Callable[[ByteArray], FloatArray]:
