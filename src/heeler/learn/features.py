@@ -7,13 +7,13 @@ import numpy as np
 from heeler.data.rows import Rows, RowStore
 from heeler.files import cache_root, require_space
 from heeler.learn.backbone import Backbone, FeatureNet
-from heeler.learn.engines import BATCH, Engine, pick_engine
+from heeler.learn.engines import BATCH, Engine, pick_engine, spread
 from heeler.records import FloatArray, OnEvent, Preprocessing, Progress, short_hash
 
 
 def feature_engine(backbone: Backbone, spec: Preprocessing, rows: Rows) -> Engine:
-    """The fastest engine for a backbone's features, timed on the first photos."""
-    sample = rows.take(np.arange(BATCH) % len(rows))
+    """The fastest engine for a backbone's features, timed on some of the photos."""
+    sample = rows.take(spread(len(rows)))
     key = short_hash([backbone.key, spec.image_px, spec.mean, spec.std])  # however a photo becomes a square
     return pick_engine(FeatureNet(backbone.model, spec).eval(), key, sample)
 

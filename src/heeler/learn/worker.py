@@ -21,7 +21,7 @@ from heeler import allocator
 from heeler.data.rows import Rows
 from heeler.errors import ResourceError
 from heeler.learn.augment import augment, augment_pixels, seed_of
-from heeler.learn.engines import BATCH, has_fast_bf16
+from heeler.learn.engines import BATCH, has_fast_bf16, spread
 from heeler.learn.fast_steps import FastSteps, Norm, norms_of
 from heeler.learn.memory import is_out_of_memory, kept_bytes
 from heeler.learn.stages import Views, first_engine, is_divisible, last_stages
@@ -124,7 +124,7 @@ class Worker:
             ResourceError: the cache cannot be written at all.
         """
         photos, recipe = np.concatenate([train, valid]), self._recipe
-        sample = self._rows.take(photos[:BATCH])
+        sample = self._rows.take(photos[spread(len(photos))])
         engine, shape = first_engine(self.model.eval(), self.spec, recipe.last_stages, sample)
         wanted = recipe.last_views if recipe.augment != "none" else 1
         n_most = min(wanted, max(2, VIEWS_BYTES // (2 * len(photos) * math.prod(shape))))
