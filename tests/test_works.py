@@ -111,7 +111,12 @@ def test_squares_wait_for_the_engine_and_decoders_for_room(start: Start) -> None
 
 
 def test_a_lone_photo_does_not_wait_for_company_that_is_late(start: Start) -> None:
-    works, batches = start(Numbers(), Numbers(0.5))
+    class SlowWithTwo(Numbers):
+        def decode(self, data: bytes, deadline_s: float) -> ByteArray:
+            time.sleep(0.5 if data == b"2" else 0)
+            return super().decode(data, deadline_s)
+
+    works, batches = start(SlowWithTwo(), SlowWithTwo())  # whichever takes it
     asyncio.run(ask(works, [b"1"], [b"2"]))
     assert batches == [1, 1]
 
