@@ -29,7 +29,7 @@ MAX_PAGES = 10_000
 MAX_HEADER_BOX_BYTES = 4 << 20
 # Pillow reads numbers that are written out, and run lengths, in Python: 4 MB in a second, and 2 MB.
 MAX_TEXT_BYTES, MAX_RUNS_BYTES = 4 << 20, 1 << 20
-# It joined the comments of a GIF piece by piece, before 13.0: 1 MB in a third of a second.
+# It joined the comments of a GIF piece by piece, before 13.0: 4 MB in 0.6 s, 10 MB in 4.5 s.
 MAX_COMMENT_BYTES = 1 << 20
 # And the spaces and comments in front of the last number of a PPM's header, one byte at a time.
 MAX_PPM_HEADER_BYTES = 64 << 10
