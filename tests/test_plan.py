@@ -294,3 +294,10 @@ def test_a_plan_survives_being_kept() -> None:
     plan = planned(5, 3_000)
     for each in (plan, plan_rest(plan, BASE, 100, 30, 10), replace(plan, tune_s=12.5)):
         assert plan_from_json(json.loads(json.dumps(each.to_json()))) == each
+
+
+def test_where_a_network_takes_long_to_set_up_it_is_not_set_up_for_fewer_pixels() -> None:
+    quick, slow = (planned(0.5, 4_500, rates=replace(RATES, engine_s=engine_s)) for engine_s in (0.5, 25.0))
+    assert quick.first.image_px < BASE.image_px and quick.n_read == 4_500
+    assert slow.first == BASE and 0 < slow.n_read < 4_500
+    assert sum(stage.seconds for stage in slow.stages) <= 1.01 * 30

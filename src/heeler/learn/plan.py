@@ -232,10 +232,15 @@ def _first_setting(left_s: float, n_found: int, n_classes: int, rates: Rates, ma
     for setting in settings:
         if _pass_s(setting, n_found, n_classes, rates) <= FROZEN_SHARE * left_s:
             return setting, n_found
-    smallest = settings[-1]
-    whole_s = _pass_s(smallest, n_found, n_classes, rates) - FIT_BASE_S
-    share = max(0.0, FROZEN_SHARE * left_s - FIT_BASE_S) / whole_s
-    return smallest, max(min(n_found, n_classes * MIN_OF_CLASS), math.floor(share * n_found))
+
+    def share_of(setting: Setting) -> float:
+        fixed_s = _pass_s(setting, 0, n_classes, rates)
+        return max(0.0, FROZEN_SHARE * left_s - fixed_s) / (_pass_s(setting, n_found, n_classes, rates) - fixed_s)
+
+    # Few pixels, unless a network for these takes longer to set up than it saves.
+    best = max((settings[-1], base), key=share_of)
+    share = share_of(best)
+    return best, max(min(n_found, n_classes * MIN_OF_CLASS), math.floor(share * n_found))
 
 
 def _pass_s(setting: Setting, n_photos: int, n_classes: int, rates: Rates) -> float:
