@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import importlib
 import json
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from conftest import SCENES, TrainedRun, make_photos, run_heeler
 from heeler import planning
 from heeler.data import pixels
 from heeler.data.catalogue import read_source
+from heeler.data.decode import Decoded
 from heeler.evidence import read_history
 from heeler.learn import calibrate as calibrating
 from heeler.learn import relay
@@ -22,9 +24,10 @@ from heeler.learn.calibrate import calibrate, tuning_rates
 from heeler.learn.depth import DEPTHS
 from heeler.learn.plan import MIN_OF_CLASS
 from heeler.learn.tune import fine_tune
+from heeler.machine import n_cores
 from heeler.photos import read_and_split
 from heeler.plans import Recipe, TrainOptions
-from heeler.records import Event, Note, Planned
+from heeler.records import Event, Note, Planned, Preprocessing
 from heeler.ship.bundle import open_bundle
 
 TINY = ("--image-px", "64")
@@ -227,6 +230,23 @@ def test_a_calibration_reads_few_photos(source: Path, fresh_cache: Path, monkeyp
     assert share < 1 and rates.known == pytest.approx(share) and rates.decode_per_s > 0 and engine is not None
     again, _ = calibrate(read_source(source), look.backbone, look.spec)
     assert again.known == pytest.approx(share + (1 - share) * share)  # looked up, and the sample again
+
+
+def test_photos_that_are_known_are_decoded_to_be_timed(
+    source: Path, fresh_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pixels, "SETTLED_NS", 0)
+    look, catalogue = planning.first_look(TrainOptions(image_px=64)), read_source(source)
+    pixels.read_photos(catalogue, look.spec, lambda event: None)
+    decode = pixels.decode
+
+    def slow(data: bytes, spec: Preprocessing) -> Decoded:
+        time.sleep(0.05)
+        return decode(data, spec)
+
+    monkeypatch.setattr(pixels, "decode", slow)
+    rates, _ = calibrate(catalogue, look.backbone, look.spec)
+    assert rates.known == 1 and 0 < rates.decode_per_s <= n_cores() / 0.05
 
 
 @pytest.mark.parametrize(

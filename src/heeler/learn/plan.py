@@ -15,8 +15,9 @@ from heeler.plans import Plan, PlannedStage, Rates, Setting, Trial
 from heeler.records import Fit
 
 LARGE_BACKBONE = "tf_efficientnet_lite2"
-# Sides that a first reading may fall back to, largest first; below the last, photos are left out instead.
-FIRST_SIDES_PX = (224, 192, 160, 128)
+# Sides that a first reading may fall back to, largest first; below the last, photos are left out instead: fewer pixels
+# cost more than the photos that they make time for (docs/recipe.md, "Fewer pixels or fewer photos").
+FIRST_SIDES_PX = (224, 192)
 # Sides to try above the first: the largest that the time allows, the last only with minutes to spare for the choice.
 LARGE_SIDES_PX, HUGE_PX, HUGE_CHOICE_S = (288, 256), 352, 100.0
 # Shares of the budget: for trying settings, where tuning waits for the time and where it does not, and the most that
