@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import os
 import subprocess
 import sys
 import time
 import warnings
+import weakref
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -327,6 +330,21 @@ def test_a_claim_of_400_megapixels_is_refused_at_once() -> None:
     reason = reason_of(data)
     assert time.perf_counter() - start < 0.01
     assert reason == "claims 20,000 x 20,000 pixels; the limit is 100 megapixels"
+
+
+@pytest.mark.parametrize("step", [open_image, lambda data: decode(data, SPEC)], ids=["opened", "decoded"])
+def test_what_a_refused_photo_took_is_free_at_once(step: Callable[[bytes], object]) -> None:
+    data = images.claiming_jpeg()
+    gc.collect()
+    gc.disable()
+    try:
+        with pytest.raises(UnreadableError) as caught:
+            step(data)
+        refusal = weakref.ref(caught.value)
+        del caught
+        assert refusal() is None  # nor any frame of its traceback, nor what these hold
+    finally:
+        gc.enable()
 
 
 def test_the_limit_is_ours_and_pillow_never_warns(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -287,7 +287,10 @@ def _open_heif(file: io.BytesIO) -> Image.Image:
 
 def _refuse(error: Exception, kind: str) -> NoReturn:
     if isinstance(error, UnreadableError):
-        raise error
+        try:
+            raise error
+        finally:
+            del error  # through its traceback it would hold this frame, and so itself, and what the photo took
     text = str(error).lower()
     if isinstance(error, Image.DecompressionBombError):
         reason = f"claims more than {MAX_PIXELS // 1_000_000} megapixels, the limit"
