@@ -73,7 +73,8 @@ def test_order_and_copies_change_no_answer(
     copy.write_bytes(Path(paths[5]).read_bytes())
     mixed = [paths[5], paths[0], str(copy), paths[5], paths[30]]
     shares = fitted.predict_proba(mixed)
-    assert np.array_equal(shares[[0, 1, 4]], fitted.predict_proba(paths)[[5, 0, 30]])
+    # A product of other size may be added up in another order.
+    assert shares[[0, 1, 4]] == pytest.approx(fitted.predict_proba(paths)[[5, 0, 30]], abs=1e-6)
     assert np.array_equal(shares[0], shares[2]) and np.array_equal(shares[0], shares[3])
 
 
