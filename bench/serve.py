@@ -1,9 +1,10 @@
 """How fast ``heeler serve`` answers, and whether it lasts: ``python bench/serve.py MODEL PHOTOS``.
 
 One server is started as a user starts it. Beside it on the same cores runs the client, whose work counts against the
-server. Measured are: start to first answer; a lone request; the rate at 16 connections beside the bare forward pass of
-the same engine on ready squares, timed in the same minute; and with ``--soak N``, N requests at 16 connections: wrong
-answers, memory, descriptors, and the slowest hundredth with and without 100 slow clients beside.
+server. Measured are: start to first answer; a lone request; the rate at 16 connections beside the bare forward pass on
+ready squares, by ONNX Runtime as it comes and as the server arranges it, a few photos to each core, timed in the same
+minute; and with ``--soak N``, N requests at 16 connections: wrong answers, memory, descriptors, and the slowest
+hundredth with and without 100 slow clients beside.
 """
 
 from __future__ import annotations
@@ -16,9 +17,10 @@ import os
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +29,7 @@ from urllib.parse import urlsplit
 import numpy as np
 import psutil
 
+from predict_steps import by_itself
 from processes import machine, warn_if_busy
 
 CONNECTIONS, SLOW_CLIENTS = 16, 100
@@ -194,23 +197,36 @@ def _be_slow(port: int, n: int, is_over: Any) -> None:
         connection.close()
 
 
-def bare_rate(model: Path, photos: Sequence[bytes]) -> tuple[float, str]:
-    """Photos a second of the engine alone, on ready squares in batches of 32, and its name; for ``RATE_S`` seconds.
+def bare_rates(model: Path, photos: Sequence[bytes]) -> tuple[float, float, str]:
+    """Photos a second of the forward pass alone, on ready squares in batches of 32, for ``RATE_S`` seconds each.
 
     ``bench/predict.py`` has the rates of the other engines.
+
+    Returns:
+        The rate of ONNX Runtime by itself, that of the server's own engine, and this one's name.
     """
     from heeler.data.decode import decode
-    from heeler.learn.engines import BATCH
-    from heeler.learn.network import logit_engine
+    from heeler.learn.engines import BATCH, export_onnx
+    from heeler.learn.network import LogitNet, logit_engine
     from heeler.ship.bundle import open_bundle
 
     bundle = open_bundle(model)
     squares = np.stack([decode(photo, bundle.spec).pixels for photo in photos[:BATCH]])
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "bare.onnx"
+        export_onnx(LogitNet(bundle.model, bundle.spec).eval(), file, bundle.spec.image_px)
+        alone = by_itself(file.read_bytes())
     engine = logit_engine(bundle.model, bundle.spec, squares)
+    return rate_of(alone, squares), rate_of(engine.forward, squares), f"{engine.name} {engine.precision}"
+
+
+def rate_of(forward: Callable[[Any], Any], squares: Any) -> float:
+    """Photos a second."""
+    forward(squares)
     began_s, n = time.perf_counter(), 0
     while (wall_s := time.perf_counter() - began_s) < RATE_S:
-        n += len(engine.forward(squares))
-    return n / wall_s, f"{engine.name} {engine.precision}"
+        n += len(forward(squares))
+    return n / wall_s
 
 
 def row(what: str, value: str, goal: str, is_met: bool) -> bool:
@@ -222,7 +238,7 @@ def row(what: str, value: str, goal: str, is_met: bool) -> bool:
 def measure(given: argparse.Namespace, photos: Sequence[bytes], truths: Sequence[Any]) -> list[bool]:
     """The rows of speed, and of the soak where it is asked for."""
     messages = [message_of(photo) for photo in photos]
-    bare, engine = bare_rate(given.model, photos)
+    bare, own, engine = bare_rates(given.model, photos)
     with served(given.model) as server:
         first = load(server.port, messages[:1], truths[:1], 1, 1)
         start_s = time.perf_counter() - server.started_s
@@ -236,9 +252,11 @@ def measure(given: argparse.Namespace, photos: Sequence[bytes], truths: Sequence
             row("lone request, half of them within", f"{lone.at(0.5):.1f} ms", "<= 40 ms",
                 lone.at(0.5) <= GOALS["lone_ms"]),
             row("lone request, 99 % within", f"{lone.at(0.99):.1f} ms", "", True),
-            row(f"bare forward pass, {engine}", f"{bare:.0f} photos/s", "", True),
+            row("bare forward pass, ONNX Runtime by itself", f"{bare:.0f} photos/s", "", True),
             row(f"rate at {CONNECTIONS} connections", f"{busy.rate_per_s:.0f} photos/s, {share:.2f} of it", ">= 0.8",
                 share >= GOALS["share"]),
+            row(f"forward pass as the server arranges it, {engine}",
+                f"{own:.0f} photos/s; the rate is {busy.rate_per_s / own:.2f} of it", "", True),
             row("wrong answers of these", f"{n_wrong} of {201 + given.requests:,}", "0", n_wrong == 0),
         ]  # fmt: skip
         if given.soak:
