@@ -18,7 +18,7 @@ from heeler.judge.certainty import coverage, threshold_for
 from heeler.judge.prospects import look_ahead, points_of
 from heeler.judge.scores import calibration_error, fit_temperature, softmax
 from heeler.learn.choose import load_look
-from heeler.learn.plan import CURVE_SHARES
+from heeler.learn.costs import CURVE_SHARES
 from heeler.learn.probe import class_order, fit_probe
 from heeler.photos import list_files, read_and_split
 from heeler.plans import TrainOptions

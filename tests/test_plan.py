@@ -11,6 +11,7 @@ import pytest
 from heeler.learn import choose as choosing
 from heeler.learn.backbone import Backbone
 from heeler.learn.choose import Look, _has_worse_geometry, try_settings
+from heeler.learn.costs import WRITE_S, curve_s, curve_shares, fit_s, flaws_s, forward_s, read_s, write_s
 from heeler.learn.depth import best_depth, epochs_in, relative_work
 from heeler.learn.plan import (
     CHOICE_SHARE,
@@ -19,22 +20,14 @@ from heeler.learn.plan import (
     LONG_CHOICE_SHARES,
     MIN_OF_CLASS,
     MIN_SAMPLE,
-    WRITE_S,
     alternatives,
     choose,
     chosen_text,
-    curve_s,
-    curve_shares,
-    fit_s,
-    flaws_s,
-    forward_s,
     plan_rest,
     plan_run,
-    read_s,
     spare_s,
     to_try,
     tuning_s,
-    write_s,
 )
 from heeler.plans import Plan, Rates, Setting, Trial, plan_from_json
 from heeler.records import Catalogue, Preprocessing, ignore_events

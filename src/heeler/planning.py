@@ -16,18 +16,9 @@ from heeler.errors import UsageError
 from heeler.learn.backbone import DEFAULT_BACKBONE
 from heeler.learn.calibrate import calibrate, tuning_rates
 from heeler.learn.choose import Look, load_look, try_settings
+from heeler.learn.costs import forward_per_s
 from heeler.learn.depth import BEFORE_ALL, MIN_EPOCHS, MIN_TUNING_S, before_all_s, best_depth, epochs_in, views_in
-from heeler.learn.plan import (
-    MIN_OF_CLASS,
-    choose,
-    chosen_text,
-    forward_per_s,
-    plan_rest,
-    plan_run,
-    spare_s,
-    to_try,
-    tuning_s,
-)
+from heeler.learn.plan import MIN_OF_CLASS, choose, chosen_text, plan_rest, plan_run, spare_s, to_try, tuning_s
 from heeler.learn.probe import N_FOLDS
 from heeler.photos import Photos, list_files
 from heeler.plans import Plan, Recipe, Setting, TrainOptions

@@ -24,9 +24,9 @@ from heeler.judge.scores import fit_temperature, score, scores_to_json, softmax
 from heeler.learn.backbone import Backbone, with_head
 from heeler.learn.choose import Look
 from heeler.learn.contest import Tuned
+from heeler.learn.costs import curve_shares
 from heeler.learn.features import compute_features, feature_engine, known_features
 from heeler.learn.network import network_logits
-from heeler.learn.plan import curve_shares
 from heeler.learn.probe import N_FOLDS, Probe, fit_probe
 from heeler.learn.relay import tune_in_parts
 from heeler.photos import Photos, list_files, read_and_split

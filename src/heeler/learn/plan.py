@@ -10,6 +10,16 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+from heeler.learn.costs import (
+    curve_s,
+    finish_s,
+    fit_s,
+    flaws_s,
+    forward_s,
+    read_s,
+    split_s,
+    write_s,
+)
 from heeler.learn.depth import BEFORE_ALL, RELATIVE_WORK, before_all_s, best_depth, epochs_in, relative_work
 from heeler.plans import Plan, PlannedStage, Rates, Setting, Trial
 from heeler.records import Fit
@@ -28,32 +38,8 @@ FROZEN_SHARE = 0.85
 TRIED_SHARE = 0.75
 # Photos on which settings can be told apart at all, and beyond which more say little new.
 MIN_SAMPLE, MAX_SAMPLE = 160, 2500
-# Seconds of what is written, once before tuning and once after it: the bundle, the predictions, the report and the
-# network's look at the worst photos. The first report makes a picture of each photo that is judged, up to so many.
-WRITE_S = 0.4
-PICTURE_S, MOST_PICTURES = 6e-4, 1000
-# Of the seconds before a network's first photo, what it takes to judge it: no engine is chosen then.
-JUDGE_ENGINE_SHARE = 0.5
-# Seconds to look for flaws: neighbours in feature space, blur, duplicates; before tuning.
-FLAWS_S_PER_PHOTO = 1e-4
-# Floating-point operations of the probe's choice of penalty for each photo, class and feature: 5 folds, 124 gradients.
-FIT_WORK = 5 * 124 * 4
-FIT_BASE_S = 0.5
-# Shares of the photos that the learning curve's heads are fitted on besides all, and the gradients of these fits, each
-# counted by its share. A run of less than a minute goes without.
-CURVE_SHARES = (0.1, 0.2, 0.4, 0.7)
-CURVE_WORK = 4 * 20
-LEAST_CURVE_S = 60.0
-# Near duplicates: each pair of photos is glanced at.
-SPLIT_S_PER_PHOTO, SPLIT_S_PER_PAIR = 4e-5, 5e-9
 # At least so many photos of a class are read where the budget is too short for all.
 MIN_OF_CLASS = 20
-
-
-def read_s(rates: Rates, setting: Setting, n_photos: int) -> float:
-    """Seconds to read some photos; what is known of them is known at the pixels that were timed."""
-    is_base = (setting.image_px, setting.fit) == (rates.base.image_px, rates.base.fit)
-    return n_photos * (1 - rates.known * is_base) / rates.decode_per_s
 
 
 def spare_s(plan: Plan, elapsed_s: float) -> float:
@@ -66,52 +52,6 @@ def spare_s(plan: Plan, elapsed_s: float) -> float:
     late_s = max(0.0, elapsed_s - sum(plan.seconds_of(name) for name in ("prepare", "decode", "split")))
     left_s = plan.budget_s - late_s - sum(stage.seconds for stage in plan.stages)
     return (1 - FROZEN_SHARE) * max(0.0, left_s)
-
-
-def split_s(n_photos: int) -> float:
-    """Seconds to find near duplicates and to give each photo its part."""
-    return SPLIT_S_PER_PHOTO * n_photos + SPLIT_S_PER_PAIR * n_photos**2 / 2
-
-
-def forward_s(rates: Rates, setting: Setting, n_photos: int) -> float:
-    """Seconds for the features of some photos."""
-    return n_photos * relative_work(setting) / relative_work(rates.base) / rates.forward_per_s
-
-
-def forward_per_s(rates: Rates, setting: Setting) -> float:
-    """Photos whose features are computed in a second."""
-    return 1 / forward_s(rates, setting, 1)
-
-
-def fit_s(rates: Rates, n_photos: int, n_classes: int, n_features: int = 1280) -> float:
-    """Seconds to fit the linear head and to choose its penalty."""
-    return FIT_BASE_S + FIT_WORK * n_photos * n_classes * n_features / rates.fit_per_s
-
-
-def flaws_s(n_photos: int) -> float:
-    """Seconds to look for flaws in photos and labels."""
-    return FLAWS_S_PER_PHOTO * n_photos
-
-
-def curve_shares(budget_s: float) -> tuple[float, ...]:
-    """Shares of the photos for the learning curve of a run of so many seconds; 0 is no limit."""
-    return CURVE_SHARES if not budget_s or budget_s >= LEAST_CURVE_S else ()
-
-
-def curve_s(rates: Rates, n_photos: int, n_classes: int, budget_s: float, n_features: int = 1280) -> float:
-    """Seconds to fit the heads of the learning curve."""
-    return CURVE_WORK * len(curve_shares(budget_s)) * n_photos * n_classes * n_features / rates.fit_per_s
-
-
-def write_s(n_judged: int) -> float:
-    """Seconds to write everything the first time."""
-    return WRITE_S + PICTURE_S * min(n_judged, MOST_PICTURES)
-
-
-def finish_s(rates: Rates, setting: Setting, n_judged: int) -> float:
-    """Seconds to judge a tuned network on some photos and to write everything once more."""
-    judge_s = JUDGE_ENGINE_SHARE * rates.engine_s + rates.exact_work * forward_s(rates, setting, n_judged)
-    return judge_s + WRITE_S
 
 
 def plan_run(
