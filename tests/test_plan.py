@@ -14,7 +14,7 @@ from heeler.learn.choose import Look, _has_worse_geometry, try_settings
 from heeler.learn.costs import WRITE_S, curve_s, curve_shares, fit_s, flaws_s, forward_s, read_s, write_s
 from heeler.learn.depth import best_depth, epochs_in, relative_work
 from heeler.learn.plan import (
-    CHOICE_SHARE,
+    CHOICE_SHARES,
     HUGE_PX,
     LARGE_BACKBONE,
     LONG_CHOICE_SHARES,
@@ -69,7 +69,7 @@ def test_every_plan_fills_its_minutes_and_no_more(minutes: float, n_photos: int)
         assert gain > 0
         assert epochs_in(RATES, plan.first, round(0.72 * n_photos), plan.seconds_of("tune"), depth) >= 1
         assert str(depth) in next(stage.why for stage in plan.stages if stage.name == "tune")
-    share = CHOICE_SHARE if plan.seconds_of("tune") else max(LONG_CHOICE_SHARES)
+    share = max(CHOICE_SHARES) if plan.seconds_of("tune") else max(LONG_CHOICE_SHARES)
     assert plan.seconds_of("choose") <= share * 60 * minutes + 1e-6
     assert 0 < plan.n_read <= plan.n_found == n_photos
     assert plan.n_sample <= plan.n_read
@@ -178,12 +178,20 @@ def test_a_trial_is_foreseen_by_what_grows_with_the_pixels_and_what_does_not(
     assert [look.setting.image_px for look in looks] == tried_px
 
 
+def test_what_trying_takes_is_weighed_against_tuning() -> None:
+    rates = replace(RATES, forward_per_s=400, view_per_s=310, step_per_s=225, fit_per_s=7e10, engine_s=1.9)
+    plan = planned(1, 3_781, rates=rates)
+    assert 0 < plan.seconds_of("choose") < 0.6 * 60 * max(CHOICE_SHARES)  # with more there were no time for an epoch
+    n_train = round(0.72 * 3_781)
+    assert epochs_in(rates, BASE, n_train, plan.seconds_of("tune"), best_depth(rates, BASE, n_train, 30)[0]) > 1.2
+
+
 def test_more_minutes_try_more() -> None:
     counts = [len(planned(minutes, 3_000).candidates) for minutes in (0.6, 1, 2, 5)]
     assert counts == sorted(counts) and counts[-1] > counts[0]
     samples = [planned(minutes, 30_000).n_sample for minutes in (1, 2, 60)]
     assert samples == sorted(samples)
-    assert HUGE_PX in {setting.image_px for setting in planned(15, 3_000).candidates}
+    assert HUGE_PX in {setting.image_px for setting in planned(30, 3_000).candidates}
     assert HUGE_PX not in {setting.image_px for setting in planned(5, 3_000).candidates}
 
 

@@ -17,7 +17,7 @@ from heeler.learn.backbone import DEFAULT_BACKBONE
 from heeler.learn.calibrate import calibrate, tuning_rates
 from heeler.learn.choose import Look, load_look, try_settings
 from heeler.learn.costs import forward_per_s
-from heeler.learn.depth import BEFORE_ALL, MIN_EPOCHS, MIN_TUNING_S, before_all_s, best_depth, epochs_in, views_in
+from heeler.learn.depth import BEFORE_ALL, MIN_TUNING_S, before_all_s, best_depth, epochs_in, views_in
 from heeler.learn.plan import MIN_OF_CLASS, choose, chosen_text, plan_rest, plan_run, spare_s, to_try, tuning_s
 from heeler.learn.probe import N_FOLDS
 from heeler.photos import Photos, list_files
@@ -144,7 +144,7 @@ def tuning_recipe(
         depth, gain = best_depth(rates, look.setting, n_train, left_s)
         if left_s >= MIN_TUNING_S and not gain:
             n_epochs = epochs_in(rates, look.setting, n_train, left_s, depth)
-            text = f"not tuned: there is time for {n_epochs:.1f} epochs, and it takes at least {MIN_EPOCHS:g}"
+            text = f"not tuned: there is time for {n_epochs:.1f} epochs, and it takes at least {depth.least_epochs:g}"
             clock.tell(Note(f"{text}; more minutes would help"))
         plan = replace(plan, tune_s=left_s if gain else 0.0)
     if not plan.tune_s:

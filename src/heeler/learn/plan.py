@@ -30,14 +30,17 @@ LARGE_BACKBONE = "tf_efficientnet_lite2"
 FIRST_SIDES_PX = (224, 192)
 # Sides to try above the first: the largest that the time allows, the last only with minutes to spare for the choice.
 LARGE_SIDES_PX, HUGE_PX, HUGE_CHOICE_S = (288, 256), 352, 100.0
-# Shares of the budget: for trying settings, where tuning waits for the time and where it does not, and the most that
-# the frozen pass may take of what is then left.
-CHOICE_SHARE, LONG_CHOICE_SHARES = 0.15, (0.35, 0.5)
+# Shares of the budget: for trying settings, where tuning can use the time and where it cannot, and the most that the
+# frozen pass may take of what is then left.
+CHOICE_SHARES, LONG_CHOICE_SHARES = (0.0, 0.08, 0.15), (0.35, 0.5)
 FROZEN_SHARE = 0.85
+# Shares of the loss that trying the other geometry takes off, and trying more pixels and the larger network besides
+# (none to a quarter of it, as sets differ), from many photos; half as much from so few.
+GEOMETRY_GAIN, OTHERS_GAIN, HALF_SURE = 0.08, 0.05, 200
 # Of trying all settings, what it takes: a geometry that the first trials showed to be worse is left out after them.
 TRIED_SHARE = 0.75
 # Photos on which settings can be told apart at all, and beyond which more say little new.
-MIN_SAMPLE, MAX_SAMPLE = 160, 2500
+MIN_SAMPLE, MAX_SAMPLE = 400, 2500
 # At least so many photos of a class are read where the budget is too short for all.
 MIN_OF_CLASS = 20
 
@@ -98,11 +101,20 @@ def plan_run(
         made = Plan(budget_s, first, tuple(tried), n_found, n_read, n_sample, judged, rates, stages, may_tune)
         return _filled(made, first)
 
-    plan = with_choice(CHOICE_SHARE)
-    if plan.seconds_of("tune"):
-        return plan
-    longer = [with_choice(share) for share in LONG_CHOICE_SHARES]
-    return max((plan, *longer), key=lambda one: (len(one.candidates), one.n_sample))
+    def worth(made: Plan) -> tuple[float, int, int]:
+        return round(_promise(made), 2), len(made.candidates), made.n_sample
+
+    short, long = (max(map(with_choice, shares), key=worth) for shares in (CHOICE_SHARES, LONG_CHOICE_SHARES))
+    return long if _promise(long) > _promise(short) and not long.seconds_of("tune") else short
+
+
+def _promise(plan: Plan) -> float:
+    """Share of the loss that a plan's choice and its tuning should take off."""
+    tuned = best_depth(plan.rates, plan.first, _n_train(plan), plan.seconds_of("tune"))[1]
+    tells_geometry = any(one.fit != plan.first.fit for one in plan.candidates)
+    tells_others = any(one.image_px != plan.first.image_px for one in plan.candidates)
+    chosen = GEOMETRY_GAIN * tells_geometry + OTHERS_GAIN * tells_others
+    return 1 - (1 - tuned) * (1 - chosen * plan.n_sample / (plan.n_sample + HALF_SURE))
 
 
 def plan_rest(plan: Plan, setting: Setting, rate_per_s: float, elapsed_s: float, n_classes: int) -> Plan:
