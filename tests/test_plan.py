@@ -7,11 +7,23 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 from heeler.learn import choose as choosing
 from heeler.learn.backbone import Backbone
 from heeler.learn.choose import Look, _has_worse_geometry, try_settings
-from heeler.learn.costs import WRITE_S, curve_s, curve_shares, fit_s, flaws_s, forward_s, read_s, write_s
+from heeler.learn.costs import (
+    FIT_PER_S,
+    WRITE_S,
+    curve_s,
+    curve_shares,
+    fit_s,
+    flaws_s,
+    forward_s,
+    read_s,
+    split_s,
+    write_s,
+)
 from heeler.learn.depth import best_depth, epochs_in, relative_work
 from heeler.learn.plan import (
     CHOICE_SHARES,
@@ -162,7 +174,7 @@ def test_a_trial_is_foreseen_by_what_grows_with_the_pixels_and_what_does_not(
     def tried(sample: object, labels: object, n_classes: int, folds: object, look: Look) -> tuple[Trial, Look]:
         network_s = 2 * relative_work(look.setting)
         now_s[0] += network_s + 3
-        return Trial(look.setting, 500, 0.1, 0.3, 500 / network_s), look
+        return Trial(look.setting, 500, 0.1, 0.3, 500 / network_s), look, torch.zeros(500)
 
     def look_at(setting: Setting) -> Look:
         backbone = Backbone(setting.backbone, None, Preprocessing(image_px=setting.image_px), 1280, "")
@@ -176,6 +188,15 @@ def test_a_trial_is_foreseen_by_what_grows_with_the_pixels_and_what_does_not(
     )  # fmt: skip
     assert [trial.setting.image_px for trial in trials] == tried_px
     assert [look.setting.image_px for look in looks] == tried_px
+
+
+def test_what_is_not_timed_takes_longer_where_fits_do() -> None:
+    assert RATES.fit_per_s == FIT_PER_S
+    half, tenth = (replace(RATES, fit_per_s=share * RATES.fit_per_s) for share in (0.5, 0.1))
+    for cost in (split_s, flaws_s, write_s):
+        usual_s = cost(RATES, 5_000)
+        assert usual_s > 0
+        assert [cost(rates, 5_000) for rates in (half, tenth)] == pytest.approx([2 * usual_s, 3 * usual_s])
 
 
 def test_what_trying_takes_is_weighed_against_tuning() -> None:
@@ -219,6 +240,10 @@ def test_the_smallest_expected_loss_wins_where_its_pass_fits_into_the_time() -> 
     assert best(40, first, large, huge) == large
     assert best(6, first, large, huge) == first
     assert best(200, first, trial(replace(BASE, fit="pad"), 0.6)) == first
+    # What differs by no more than chance is not worth another reading.
+    sure, unsure = (replace(large, by_chance=each) for each in (0.02, 0.3))
+    assert best(200, first, sure) == sure
+    assert best(200, first, unsure) == first
     # Pixels that leave no time for tuning must be better by more than tuning brings.
     assert best(70, first, trial(replace(BASE, image_px=320), 0.45, 10)) == first
     assert "320 px" in chosen_text([first, large, huge], huge) and "12.5 %" in chosen_text([first, large, huge], huge)
@@ -253,7 +278,7 @@ def test_after_the_choice_the_rest_is_planned_anew() -> None:
 
 def test_tuning_leaves_time_to_judge_and_write() -> None:
     plan = planned(5, 3_000)
-    assert tuning_s(plan, BASE, 100, 900) == pytest.approx(300 - 100 - 0.75 - 9 - write_s(900) - WRITE_S)
+    assert tuning_s(plan, BASE, 100, 900) == pytest.approx(300 - 100 - 0.75 - 9 - write_s(RATES, 900) - WRITE_S)
     assert tuning_s(plan, BASE, 299, 900) < 0
     exact = replace(plan, rates=replace(RATES, exact_work=1.0))  # features are in fp32 too
     assert tuning_s(exact, BASE, 100, 900) == pytest.approx(tuning_s(plan, BASE, 100, 900) + 4.5)
@@ -269,13 +294,13 @@ def test_a_plan_says_what_is_tuned() -> None:
 
 
 def test_the_time_to_look_for_flaws_is_planned() -> None:
-    assert 0.7 <= flaws_s(10_000) <= 1.3  # 0.8 to 1.2 s as timed on four sets
+    assert 0.7 <= flaws_s(RATES, 10_000) <= 1.3  # 0.8 to 1.2 s as timed on four sets
     probe_alone = planned(0.2, 300)
     assert probe_alone.seconds_of("tune") == 0
-    assert probe_alone.seconds_of("finish") == pytest.approx(write_s(84) + flaws_s(300))
+    assert probe_alone.seconds_of("finish") == pytest.approx(write_s(RATES, 84) + flaws_s(RATES, 300))
     tuned = planned(5, 3_000)
     judge_s = 0.75 + 2 * forward_s(RATES, tuned.first, 840) + WRITE_S
-    assert tuned.seconds_of("finish") == pytest.approx(write_s(840) + flaws_s(3_000) + judge_s)
+    assert tuned.seconds_of("finish") == pytest.approx(write_s(RATES, 840) + flaws_s(RATES, 3_000) + judge_s)
 
 
 def test_the_learning_curve_is_planned_where_there_is_a_minute() -> None:

@@ -161,6 +161,7 @@ class Trial:
         error: of a linear head on its features, out of fold, in [0, 1].
         loss: the same head's loss in nats after temperature; what settings are compared by.
         rate_per_s: photos whose features are computed in a second.
+        by_chance: standard error of the loss's difference to the first trial's, photo by photo; 0 of the first itself.
     """
 
     setting: Setting
@@ -168,6 +169,7 @@ class Trial:
     error: float
     loss: float
     rate_per_s: float
+    by_chance: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -8,13 +8,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from heeler.data.pixels import read_photos
 from heeler.learn.backbone import Backbone, load_backbone
 from heeler.learn.depth import relative_work
 from heeler.learn.engines import Engine
 from heeler.learn.features import compute_features, feature_engine, known_features
-from heeler.learn.probe import fit_probe
+from heeler.learn.probe import by_chance, calibrated_losses, fit_probe
 from heeler.plans import Setting, Trial
 from heeler.records import Catalogue, Fit, IntArray, OnEvent, Preprocessing, Progress, ignore_events
 
@@ -71,6 +73,7 @@ def try_settings(
     trials: list[Trial] = []
     tried: list[Look] = []
     engines: dict[tuple[str, int], Engine] = {}
+    first_losses = torch.empty(0)
     besides_s = 0.0  # of a trial, whatever the setting: engine, photos and head
     for setting in (first.setting, *others):
         start = time.perf_counter()
@@ -81,9 +84,13 @@ def try_settings(
         look = make(setting) if trials else first
         key = look.backbone.name, look.spec.image_px
         look = look if look.engine else replace(look, engine=engines.get(key))
-        trial, look = _try(sample, labels, n_classes, folds, look)
+        trial, look, losses = _try(sample, labels, n_classes, folds, look)
         if look.engine:
             engines[key] = look.engine
+        if trials:
+            trial = replace(trial, by_chance=by_chance(losses - first_losses))
+        else:
+            first_losses = losses
         trials.append(trial)
         tried.append(look)
         besides_s = max(besides_s, time.perf_counter() - start - trial.n_photos / trial.rate_per_s)
@@ -107,7 +114,9 @@ def _has_worse_geometry(setting: Setting, trials: Sequence[Trial]) -> bool:
     return told and loss_of[setting.fit] > min(loss_of.values())
 
 
-def _try(sample: Catalogue, labels: IntArray, n_classes: int, folds: IntArray, look: Look) -> tuple[Trial, Look]:
+def _try(
+    sample: Catalogue, labels: IntArray, n_classes: int, folds: IntArray, look: Look
+) -> tuple[Trial, Look, Tensor]:
     read, pixels = read_photos(sample, look.spec, ignore_events)
     names = [photo.sha256 for photo in read.usable]
     known = known_features(look.backbone, look.spec, names)
@@ -125,4 +134,5 @@ def _try(sample: Catalogue, labels: IntArray, n_classes: int, folds: IntArray, l
     probe = fit_probe(features, labels, n_classes, folds)
     error = float(np.mean(probe.logits.argmax(1) != labels))
     trial = Trial(look.setting, len(names), error, probe.tried[probe.penalty], rate_per_s)
-    return trial, replace(look, engine=engine)
+    losses = calibrated_losses(torch.from_numpy(probe.logits), torch.from_numpy(labels))
+    return trial, replace(look, engine=engine), losses

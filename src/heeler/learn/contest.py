@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from heeler.learn.probe import best_temperature
+from heeler.learn.probe import best_temperature, by_chance
 from heeler.learn.weights import State, plain_state
 from heeler.learn.worker import Worker
 from heeler.records import Epoch, IntArray
@@ -111,6 +111,6 @@ class Contest:
         if not self.last:
             return
         last = min(self.last, key=lambda one: (one.loss, one.error))
-        worse = (last.losses - self.best.losses).double()
-        if len(worse) > 1 and float(worse.mean()) <= float(worse.std()) / math.sqrt(len(worse)):
+        worse = last.losses - self.best.losses
+        if len(worse) > 1 and float(worse.double().mean()) <= by_chance(worse):
             self.best = last

@@ -5,9 +5,12 @@ from __future__ import annotations
 from heeler.learn.depth import relative_work
 from heeler.plans import Rates, Setting
 
+# The speed of the head's fit where the seconds below were taken that no rate is timed for: on a slower machine they are
+# as many times more, within these limits.
+FIT_PER_S, LEAST_SLOW, MOST_SLOW = 9.5e10, 0.5, 3.0
 # Seconds of what is written, once before tuning and once after it: the bundle, the predictions, the report and the
 # network's look at the worst photos. The first report makes a picture of each photo that is judged, up to so many.
-WRITE_S = 0.4
+WRITE_S = 0.5
 PICTURE_S, MOST_PICTURES = 6e-4, 1000
 # Of the seconds before a network's first photo, what it takes to judge it: no engine is chosen then.
 JUDGE_ENGINE_SHARE = 0.5
@@ -22,7 +25,7 @@ CURVE_SHARES = (0.1, 0.2, 0.4, 0.7)
 CURVE_WORK = 4 * 20
 LEAST_CURVE_S = 60.0
 # Near duplicates: each pair of photos is glanced at.
-SPLIT_S_PER_PHOTO, SPLIT_S_PER_PAIR = 4e-5, 5e-9
+SPLIT_S_PER_PHOTO, SPLIT_S_PER_PAIR = 3e-5, 7e-9
 
 
 def read_s(rates: Rates, setting: Setting, n_photos: int) -> float:
@@ -31,9 +34,14 @@ def read_s(rates: Rates, setting: Setting, n_photos: int) -> float:
     return n_photos * (1 - rates.known * is_base) / rates.decode_per_s
 
 
-def split_s(n_photos: int) -> float:
+def slow(rates: Rates, seconds: float) -> float:
+    """Seconds on this machine of what takes so many where ``FIT_PER_S`` was timed."""
+    return seconds * min(MOST_SLOW, max(LEAST_SLOW, FIT_PER_S / rates.fit_per_s))
+
+
+def split_s(rates: Rates, n_photos: int) -> float:
     """Seconds to find near duplicates and to give each photo its part."""
-    return SPLIT_S_PER_PHOTO * n_photos + SPLIT_S_PER_PAIR * n_photos**2 / 2
+    return slow(rates, SPLIT_S_PER_PHOTO * n_photos + SPLIT_S_PER_PAIR * n_photos**2 / 2)
 
 
 def forward_s(rates: Rates, setting: Setting, n_photos: int) -> float:
@@ -51,9 +59,9 @@ def fit_s(rates: Rates, n_photos: int, n_classes: int, n_features: int = 1280) -
     return FIT_BASE_S + FIT_WORK * n_photos * n_classes * n_features / rates.fit_per_s
 
 
-def flaws_s(n_photos: int) -> float:
+def flaws_s(rates: Rates, n_photos: int) -> float:
     """Seconds to look for flaws in photos and labels."""
-    return FLAWS_S_PER_PHOTO * n_photos
+    return slow(rates, FLAWS_S_PER_PHOTO * n_photos)
 
 
 def curve_shares(budget_s: float) -> tuple[float, ...]:
@@ -66,12 +74,12 @@ def curve_s(rates: Rates, n_photos: int, n_classes: int, budget_s: float, n_feat
     return CURVE_WORK * len(curve_shares(budget_s)) * n_photos * n_classes * n_features / rates.fit_per_s
 
 
-def write_s(n_judged: int) -> float:
+def write_s(rates: Rates, n_judged: int) -> float:
     """Seconds to write everything the first time."""
-    return WRITE_S + PICTURE_S * min(n_judged, MOST_PICTURES)
+    return slow(rates, WRITE_S + PICTURE_S * min(n_judged, MOST_PICTURES))
 
 
 def finish_s(rates: Rates, setting: Setting, n_judged: int) -> float:
     """Seconds to judge a tuned network on some photos and to write everything once more."""
     judge_s = JUDGE_ENGINE_SHARE * rates.engine_s + rates.exact_work * forward_s(rates, setting, n_judged)
-    return judge_s + WRITE_S
+    return judge_s + slow(rates, WRITE_S)

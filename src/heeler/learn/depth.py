@@ -15,7 +15,7 @@ RELATIVE_WORK = {"tf_efficientnet_lite0": 1.0, "tf_efficientnet_lite1": 1.3, "tf
 # Tuning for less than this would be over before its first steps are done.
 MIN_TUNING_S = 5.0
 # What the last stages learn in less is lost in noise. On clothing (two drawings, one view, the rates coming down in the
-# time that there is) 0.35, 0.6, 0.8, 1 and 2 epochs took 2 and 6, 0 and 3, 10 and 8, 13 and 14, 18 and 25 % off the loss.
+# time that there is) 0.35, 0.6, 0.8, 1 and 2 epochs took 2, 6; 0, 3; 10, 8; 13, 14; and 18, 25 % off the loss.
 # All layers were seen to do harm in less than two.
 MIN_EPOCHS, MIN_EPOCHS_OF_ALL = 0.75, 1.0
 # The most that the first stages of views may take of tuning's time; epochs for each view, and most views.

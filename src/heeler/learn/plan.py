@@ -79,7 +79,7 @@ def plan_run(
         may_tune: whether any are left to judge it by.
     """
     n_found, n_classes = sum(counts), len(counts)
-    room_s = budget_s - elapsed_s - write_s(round(judged * n_found))
+    room_s = budget_s - elapsed_s - write_s(rates, round(judged * n_found))
     first, n_read = _first_setting(room_s, n_found, n_classes, rates, "image_px" in free)
     left_s = room_s - _pass_s(first, n_read, n_classes, rates)
     few = f"{n_read:,} of {n_found:,} photos: too little time for all" if n_read < n_found else f"{n_read:,} photos"
@@ -87,7 +87,7 @@ def plan_run(
     before = [
         PlannedStage("prepare", elapsed_s, "list the files, load the network, time this machine"),
         PlannedStage("decode", read_s(rates, first, n_read), f"{few} at {rates.decode_per_s:,.0f}/s{known}"),
-        PlannedStage("split", split_s(n_read), "parts for learning, choosing, judging; near duplicates"),
+        PlannedStage("split", split_s(rates, n_read), "parts for learning, choosing, judging; near duplicates"),
     ]
 
     def with_choice(share: float) -> Plan:
@@ -102,7 +102,7 @@ def plan_run(
         return _filled(made, first)
 
     def worth(made: Plan) -> tuple[float, int, int]:
-        return round(_promise(made), 2), len(made.candidates), made.n_sample
+        return _promise(made), len(made.candidates), made.n_sample
 
     short, long = (max(map(with_choice, shares), key=worth) for shares in (CHOICE_SHARES, LONG_CHOICE_SHARES))
     return long if _promise(long) > _promise(short) and not long.seconds_of("tune") else short
@@ -146,14 +146,14 @@ def _after_choice(
         PlannedStage("features", features_s, f"{setting}, of the photos that were not tried"),
         PlannedStage("probe", probe_s, "the last layer, its penalty by inner folds"),
         PlannedStage("tune", 0, ""),
-        PlannedStage("finish", flaws_s(n_photos), "judge, write the model, the predictions and the report"),
+        PlannedStage("finish", flaws_s(rates, n_photos), "judge, write the model, the predictions and the report"),
     ]
 
 
 def _filled(plan: Plan, setting: Setting, late_s: float = 0) -> Plan:
     """Give what is left of the budget to tuning and to judging what it makes, where that is enough to be of use."""
     n_judged = round(plan.judged * plan.n_read)
-    frozen_s = max(0.0, late_s) + sum(stage.seconds for stage in plan.stages) + write_s(n_judged)
+    frozen_s = max(0.0, late_s) + sum(stage.seconds for stage in plan.stages) + write_s(plan.rates, n_judged)
     judge_s = finish_s(plan.rates, setting, n_judged)
     left_s = plan.budget_s - frozen_s - judge_s
     n_train = _n_train(plan)
@@ -168,7 +168,7 @@ def _filled(plan: Plan, setting: Setting, late_s: float = 0) -> Plan:
     else:
         why = "too little time for a pass over the photos" if plan.may_tune else "no photo is left to judge it by"
         tune, judge_s = PlannedStage("tune", 0, f"nothing: {why}"), 0
-    last_s = write_s(n_judged) + plan.stages[-1].seconds + judge_s
+    last_s = write_s(plan.rates, n_judged) + plan.stages[-1].seconds + judge_s
     rest = {"tune": tune, "finish": replace(plan.stages[-1], seconds=last_s)}
     return replace(plan, stages=tuple(rest.get(stage.name, stage) for stage in plan.stages))
 
@@ -201,7 +201,7 @@ def _pass_s(setting: Setting, n_photos: int, n_classes: int, rates: Rates) -> fl
     engine_s = 0.0 if is_timed else rates.engine_s
     forward = engine_s + forward_s(rates, setting, n_photos)
     frozen_s = read_s(rates, setting, n_photos) + forward + fit_s(rates, n_photos, n_classes)
-    return frozen_s + split_s(n_photos) + flaws_s(n_photos)
+    return frozen_s + split_s(rates, n_photos) + flaws_s(rates, n_photos)
 
 
 def _choice(
@@ -309,22 +309,25 @@ def choose(plan: Plan, trials: Sequence[Trial], elapsed_s: float, n_classes: int
         n_tuned: photos that train.
 
     Returns:
-        The trial of the smallest expected loss among those whose pass over all photos fits; the first is always one.
+        The trial of the smallest expected loss among those whose pass over all photos fits; the first, where that is
+        not better by more than chance: its photos are read already, and it is no slower.
     """
     first, n_judged = trials[0], round(plan.judged * plan.n_read)
 
     def left_s(trial: Trial) -> float:
         n_left = plan.n_read - trial.n_photos
         again_s = 0.0 if trial is first else n_left / plan.rates.decode_per_s
-        frozen_s = n_left / trial.rate_per_s + fit_s(plan.rates, plan.n_read, n_classes) + flaws_s(plan.n_read)
-        return plan.budget_s - elapsed_s - write_s(n_judged) - again_s - frozen_s
+        after_s = fit_s(plan.rates, plan.n_read, n_classes) + flaws_s(plan.rates, plan.n_read)
+        frozen_s = n_left / trial.rate_per_s + after_s
+        return plan.budget_s - elapsed_s - write_s(plan.rates, n_judged) - again_s - frozen_s
 
     def expected(trial: Trial) -> float:
         tune_s = left_s(trial) - finish_s(plan.rates, trial.setting, n_judged)
         gain = best_depth(plan.rates, trial.setting, n_tuned, tune_s)[1] if plan.may_tune else 0.0
         return trial.loss * (1 - gain)
 
-    return min([first, *(trial for trial in trials[1:] if left_s(trial) >= 0)], key=expected)
+    best = min([first, *(trial for trial in trials[1:] if left_s(trial) >= 0)], key=expected)
+    return best if expected(first) - expected(best) > best.by_chance else first
 
 
 def chosen_text(trials: Sequence[Trial], best: Trial) -> str:
@@ -332,9 +335,8 @@ def chosen_text(trials: Sequence[Trial], best: Trial) -> str:
     first = trials[0]
     figures = f"loss {best.loss:.3f} and {100 * best.error:.1f} % wrong out of fold on {best.n_photos:,} photos"
     if best is first:
-        return (
-            f"chosen: {best.setting}; {figures}; none of {len(trials) - 1} others is expected to be better in this time"
-        )
+        others = f"none of {len(trials) - 1} others is expected to be better by more than chance in this time"
+        return f"chosen: {best.setting}; {figures}; {others}"
     return f"chosen: {best.setting}; {figures}; {first.setting} has {first.loss:.3f} and {100 * first.error:.1f} %"
 
 
@@ -347,4 +349,4 @@ def tuning_s(plan: Plan, setting: Setting, elapsed_s: float, n_judged: int) -> f
         elapsed_s: seconds of the run until now.
         n_judged: photos of the valid and the test part.
     """
-    return plan.budget_s - elapsed_s - write_s(n_judged) - finish_s(plan.rates, setting, n_judged)
+    return plan.budget_s - elapsed_s - write_s(plan.rates, n_judged) - finish_s(plan.rates, setting, n_judged)

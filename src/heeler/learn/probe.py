@@ -296,6 +296,16 @@ def calibrated_loss(logits: Tensor, labels: Tensor) -> float:
     return best_temperature(logits, labels)[1]
 
 
+def calibrated_losses(logits: Tensor, labels: Tensor) -> Tensor:
+    """Loss (n,) in nats of each photo at the best temperature, of logits (n, K)."""
+    return torch.nn.functional.cross_entropy(logits / best_temperature(logits, labels)[0], labels, reduction="none")
+
+
+def by_chance(differences: Tensor) -> float:
+    """The standard error of the mean of differences (n,), photo by photo, n at least 2."""
+    return float(differences.double().std()) / math.sqrt(len(differences))
+
+
 def best_temperature(logits: Tensor, labels: Tensor) -> tuple[float, float]:
     """The temperature at which the mean loss of logits (n, K) is lowest, and that loss in nats."""
     from scipy.optimize import minimize_scalar
