@@ -130,6 +130,24 @@ def test_run_keeps_order_and_splits_large_batches() -> None:
     assert max(sizes) == BATCH
 
 
+def test_few_photos_are_computed_one_by_one_and_no_piece_is_filled_up_for_them() -> None:
+    sizes: list[tuple[str, int]] = []
+
+    def passes(name: str) -> Callable[[ByteArray], FloatArray]:
+        def forward(photos: ByteArray) -> FloatArray:
+            sizes.append((name, len(photos)))
+            return photos[:, 0, 0].astype(np.float32)
+
+        return forward
+
+    photos = np.arange(9 * 4 * 4 * 3, dtype=np.uint8).reshape(9, 4, 4, 3)
+    forward = engines._in_pieces(passes("piece"), passes("alone"))
+    for n_photos, expected in ((1, [("alone", 1)]), (3, [("alone", 1)] * 3), (9, [("piece", engines.PIECE)] * 3)):
+        sizes.clear()
+        assert np.array_equal(forward(photos[:n_photos]), photos[:n_photos, 0, 0])
+        assert sizes == expected
+
+
 def test_relative_error_is_root_mean_square_over_size() -> None:
     def engine(value: float) -> Engine:
         return Engine("torch", "fp32", lambda pixels: np.full((len(pixels), 4), value, np.float32))
