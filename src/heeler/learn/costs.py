@@ -5,7 +5,7 @@ from __future__ import annotations
 from heeler.learn.depth import relative_work
 from heeler.plans import Rates, Setting
 
-# The speed of the head's fit where the seconds below were taken that no rate is timed for: on a slower machine they are
+# The speed of the head's fit that goes with the seconds below, for which no rate is timed: on a slower machine they are
 # as many times more, within these limits.
 FIT_PER_S, LEAST_SLOW, MOST_SLOW = 9.5e10, 0.5, 3.0
 # Seconds of what is written, once before tuning and once after it: the bundle, the predictions, the report and the
@@ -34,14 +34,14 @@ def read_s(rates: Rates, setting: Setting, n_photos: int) -> float:
     return n_photos * (1 - rates.known * is_base) / rates.decode_per_s
 
 
-def slow(rates: Rates, seconds: float) -> float:
+def untimed_s(rates: Rates, seconds: float) -> float:
     """Seconds on this machine of what takes so many where ``FIT_PER_S`` was timed."""
     return seconds * min(MOST_SLOW, max(LEAST_SLOW, FIT_PER_S / rates.fit_per_s))
 
 
 def split_s(rates: Rates, n_photos: int) -> float:
     """Seconds to find near duplicates and to give each photo its part."""
-    return slow(rates, SPLIT_S_PER_PHOTO * n_photos + SPLIT_S_PER_PAIR * n_photos**2 / 2)
+    return untimed_s(rates, SPLIT_S_PER_PHOTO * n_photos + SPLIT_S_PER_PAIR * n_photos**2 / 2)
 
 
 def forward_s(rates: Rates, setting: Setting, n_photos: int) -> float:
@@ -61,7 +61,7 @@ def fit_s(rates: Rates, n_photos: int, n_classes: int, n_features: int = 1280) -
 
 def flaws_s(rates: Rates, n_photos: int) -> float:
     """Seconds to look for flaws in photos and labels."""
-    return slow(rates, FLAWS_S_PER_PHOTO * n_photos)
+    return untimed_s(rates, FLAWS_S_PER_PHOTO * n_photos)
 
 
 def curve_shares(budget_s: float) -> tuple[float, ...]:
@@ -76,10 +76,10 @@ def curve_s(rates: Rates, n_photos: int, n_classes: int, budget_s: float, n_feat
 
 def write_s(rates: Rates, n_judged: int) -> float:
     """Seconds to write everything the first time."""
-    return slow(rates, WRITE_S + PICTURE_S * min(n_judged, MOST_PICTURES))
+    return untimed_s(rates, WRITE_S + PICTURE_S * min(n_judged, MOST_PICTURES))
 
 
 def finish_s(rates: Rates, setting: Setting, n_judged: int) -> float:
     """Seconds to judge a tuned network on some photos and to write everything once more."""
     judge_s = JUDGE_ENGINE_SHARE * rates.engine_s + rates.exact_work * forward_s(rates, setting, n_judged)
-    return judge_s + slow(rates, WRITE_S)
+    return judge_s + untimed_s(rates, WRITE_S)

@@ -191,8 +191,8 @@ def torch_engine(net: nn.Module, device: str, precision: Precision) -> Engine:
 
 def onnxruntime_engine(file: Path | bytes) -> Engine:
     """An exported network, a file or its content, in ONNX Runtime on the CPU; fp32, or as it was quantised."""
-    # Photos one at a time, on all cores: 6 ms of Lite0 where a piece that one fills takes 41.
-    alone = _onnxruntime_pass(file, 1, torch.get_num_threads())
+    # Photos one at a time, on several cores: 6 ms of Lite0 on two, where a piece that is filled up for one takes 41.
+    alone = _onnxruntime_pass(file, 1, min(PIECE, torch.get_num_threads()))
     return Engine("onnxruntime", "fp32", _in_pieces(_onnxruntime_pass(file, PIECE, 1), alone), at_once=PIECE)
 
 

@@ -10,16 +10,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from heeler.learn.costs import (
-    curve_s,
-    finish_s,
-    fit_s,
-    flaws_s,
-    forward_s,
-    read_s,
-    split_s,
-    write_s,
-)
+from heeler.learn.costs import curve_s, finish_s, fit_s, flaws_s, forward_s, read_s, split_s, write_s
 from heeler.learn.depth import BEFORE_ALL, RELATIVE_WORK, before_all_s, best_depth, epochs_in, relative_work
 from heeler.plans import Plan, PlannedStage, Rates, Setting, Trial
 from heeler.records import Fit
@@ -309,8 +300,8 @@ def choose(plan: Plan, trials: Sequence[Trial], elapsed_s: float, n_classes: int
         n_tuned: photos that train.
 
     Returns:
-        The trial of the smallest expected loss among those whose pass over all photos fits; the first, where that is
-        not better by more than chance: its photos are read already, and it is no slower.
+        The trial of the smallest expected loss among those whose pass over all photos fits and that are better than
+        the first by more than chance; where there is none, the first: its photos are read already.
     """
     first, n_judged = trials[0], round(plan.judged * plan.n_read)
 
@@ -321,13 +312,18 @@ def choose(plan: Plan, trials: Sequence[Trial], elapsed_s: float, n_classes: int
         frozen_s = n_left / trial.rate_per_s + after_s
         return plan.budget_s - elapsed_s - write_s(plan.rates, n_judged) - again_s - frozen_s
 
-    def expected(trial: Trial) -> float:
+    def stays(trial: Trial) -> float:
+        """Share of the loss that tuning leaves."""
         tune_s = left_s(trial) - finish_s(plan.rates, trial.setting, n_judged)
-        gain = best_depth(plan.rates, trial.setting, n_tuned, tune_s)[1] if plan.may_tune else 0.0
-        return trial.loss * (1 - gain)
+        return 1 - best_depth(plan.rates, trial.setting, n_tuned, tune_s)[1] if plan.may_tune else 1.0
 
-    best = min([first, *(trial for trial in trials[1:] if left_s(trial) >= 0)], key=expected)
-    return best if expected(first) - expected(best) > best.by_chance else first
+    def expected(trial: Trial) -> float:
+        return trial.loss * stays(trial)
+
+    def is_better(trial: Trial) -> bool:
+        return expected(first) - expected(trial) > trial.by_chance * stays(trial)
+
+    return min((trial for trial in trials[1:] if left_s(trial) >= 0 and is_better(trial)), key=expected, default=first)
 
 
 def chosen_text(trials: Sequence[Trial], best: Trial) -> str:
