@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from heeler.errors import HeelerError, ResourceError, UsageError
 from heeler.files import sha256_file
+from heeler.learn.lean_timm import import_timm as import_timm
 from heeler.records import Head, Preprocessing
 
 DEFAULT_BACKBONE = "tf_efficientnet_lite0"
@@ -132,7 +133,6 @@ def load_backbone(name: str, *, weights: Path | None = None, image_px: int | Non
         UsageError: timm does not know the name, the head is not linear, or the file or the size does not fit.
         ResourceError: the weights are not on this machine and no hub could be reached.
     """
-
     _require_known(name)
     with _size_errors(name, image_px):
         model = _with_weights(name, weights, size_options(name, image_px)).eval()
@@ -145,8 +145,7 @@ def load_backbone(name: str, *, weights: Path | None = None, image_px: int | Non
 
 
 def _with_weights(name: str, weights: Path | None, options: dict[str, Any]) -> Any:
-    import timm
-
+    timm = import_timm()
     if weights is not None:
         model = timm.create_model(name)
         load_state(model, _read_safetensors(weights), source=str(weights))
@@ -182,8 +181,9 @@ def _require_known(name: str) -> None:
     Raises:
         UsageError: with the names that come nearest.
     """
-    import timm
-
+    if name in EMBEDDED:
+        return
+    timm = import_timm()
     base, _, tag = name.partition(".")
     if not timm.is_model(base):
         part = base.lower()
@@ -223,8 +223,7 @@ def _feature_weights(model: Any) -> dict[str, Tensor]:
 
 def default_spec(model: Any, image_px: int | None = None) -> Preprocessing:
     """The preprocessing that a timm model's weights were trained with, at another size where one is given."""
-    import timm
-
+    timm = import_timm()
     config = timm.data.resolve_model_data_config(model)
     interpolation: Literal["bicubic", "bilinear"] = "bilinear" if config["interpolation"] == "bilinear" else "bicubic"
     return Preprocessing(
@@ -243,8 +242,7 @@ def _three(values: Sequence[float]) -> tuple[float, float, float]:
 
 def with_head(backbone: Backbone, head: Head) -> nn.Module:
     """A copy of the backbone's model whose classifier is this head; in evaluation mode."""
-    import timm
-
+    timm = import_timm()
     n_classes, _ = head.weight.shape
     model = timm.create_model(
         backbone.name, num_classes=n_classes, **size_options(backbone.name, backbone.spec.image_px)
@@ -353,8 +351,7 @@ def _timm_key(key: str, repeats: tuple[int, ...]) -> str:
 
 def size_options(name: str, image_px: int | None) -> dict[str, Any]:
     """Options for architectures whose weights are laid out for one input size (most transformers)."""
-    import timm
-
+    timm = import_timm()
     config = timm.models.get_pretrained_cfg(name)
     return {"img_size": image_px} if image_px and config is not None and config.fixed_input_size else {}
 
@@ -374,10 +371,10 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
 
 def _from_hub(name: str) -> str:
     """The backbone's safetensors file in the hub's own cache, fetched from the Hugging Face hub on first use."""
-    import timm
     from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url, try_to_load_from_cache
     from huggingface_hub.errors import EntryNotFoundError
 
+    timm = import_timm()
     config = timm.models.get_pretrained_cfg(name)
     if config is None or not config.hf_hub_id:
         raise UsageError(f"timm lists no pretrained weights for {name}", hint="give your own with --weights FILE")

@@ -33,7 +33,7 @@ from heeler.files import (
     write_json,
     write_text,
 )
-from heeler.learn.backbone import load_state, size_options
+from heeler.learn.backbone import import_timm, load_state, size_options
 from heeler.records import Fit, Preprocessing
 
 if TYPE_CHECKING:
@@ -287,8 +287,7 @@ def _check_exports(told: Any) -> None:
 
 
 def _load_model(path: Path, architecture: str, classes: tuple[str, ...], spec: Preprocessing) -> nn.Module:
-    import timm
-
+    timm = import_timm()
     config = json.loads((path / "config.json").read_bytes())
     told = (config.get("architecture"), config.get("num_classes"), tuple(config.get("label_names", ())))
     if told != (architecture, len(classes), classes):

@@ -87,11 +87,11 @@ def hub_probabilities(folder: Path, bundle: Bundle) -> Callable[[Sequence[ByteAr
     Raises:
         HeelerError: timm cannot read it.
     """
-    import timm
-
+    from heeler.learn.backbone import import_timm
     from heeler.learn.engines import torch_engine
     from heeler.learn.network import LogitNet
 
+    timm = import_timm()
     try:
         model = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
     except Exception as error:  # timm raises whatever fits
