@@ -257,14 +257,14 @@ def test_every_failure_has_its_exit_code_and_no_traceback(
     assert json.loads(out)["error"]["exit_code"] == code
 
 
-@pytest.mark.parametrize("by_option", [True, False])
+@pytest.mark.parametrize("words", [["doctor", "--debug"], ["--debug", "doctor"], ["doctor"]])
 def test_debug_shows_the_traceback_before_the_line(
-    by_option: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     _fail_with(ZeroDivisionError("division by zero"), monkeypatch)
-    if not by_option:
+    if "--debug" not in words:
         monkeypatch.setenv("HEELER_DEBUG", "1")
-    assert cli.main(["doctor", *(["--debug"] if by_option else [])]) == 1
+    assert cli.main(words) == 1
     err = capsys.readouterr().err
     assert err.index("Traceback (most recent call last)") < err.index("\nheeler: something went wrong")
 

@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 
 import heeler
+from heeler import options
 from heeler.errors import UsageError
 from heeler.exits import explain, give_up_stdout, prepare_process, tell_error
 from heeler.verbs.learning import demo, plan, train
@@ -41,6 +42,7 @@ def _begin(
     context: typer.Context,
     version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False,
     json: Annotated[bool, typer.Option("--json", help="With --version: print it as JSON.")] = False,
+    debug: options.Debug = False,  # read by ``main``, before or behind the verb
 ) -> None:
     """A folder of labelled photos in, an image classifier you can trust out.
 
