@@ -27,8 +27,7 @@ def main(work: Path) -> None:
     chance = np.random.default_rng(0)
     store, names = RowStore(work / "rows", (SIDE_PX, SIDE_PX, 3), "uint8"), [str(i) for i in range(N_PHOTOS)]
     with store.writer() as writer:
-        for name in names:
-            writer.append(name, chance.integers(0, 256, (SIDE_PX, SIDE_PX, 3), dtype=np.uint8))
+        writer.append(names, chance.integers(0, 256, (N_PHOTOS, SIDE_PX, SIDE_PX, 3), dtype=np.uint8))
     rows, labels = store.view(names), chance.integers(0, 3, N_PHOTOS)
     backbone = load_backbone("tf_efficientnet_lite0", image_px=SIDE_PX)
     network, spec = backbone.model, backbone.spec

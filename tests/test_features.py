@@ -44,7 +44,7 @@ def stored(backbone: Backbone, tmp_path_factory: pytest.TempPathFactory) -> tupl
         for number in range(N_PHOTOS):
             pixels = fit_square(np.array(scene(("cat", "coffee", "rocket")[number % 3], number)), backbone.spec)
             names.append(hashlib.sha256(pixels.tobytes()).hexdigest())
-            writer.append(names[-1], pixels)
+            writer.append(names[-1:], pixels[None])
     return store, names
 
 

@@ -32,7 +32,7 @@ def opened(folder: Path) -> RowStore:
 def fill(folder: Path, numbers: range) -> None:
     with opened(folder).writer() as writer:
         for number in numbers:
-            writer.append(str(number), row(number), (number, f"fact {number}"))
+            writer.append([str(number)], row(number)[None], [(number, f"fact {number}")])
 
 
 def test_what_was_written_is_found_again_in_any_order(tmp_path: Path) -> None:
@@ -63,7 +63,7 @@ def test_floats_keep_every_bit(tmp_path: Path) -> None:
     values = np.random.default_rng(0).normal(size=(3, 5)).astype(np.float32)
     with RowStore(tmp_path, (5,), "float32").writer() as writer:
         for number, value in enumerate(values):
-            writer.append(str(number), value)
+            writer.append([str(number)], value[None])
     np.testing.assert_array_equal(RowStore(tmp_path, (5,), "float32").view("012").take([0, 1, 2]), values)
 
 
@@ -72,32 +72,47 @@ def test_a_name_the_store_lacks_and_a_row_of_another_shape_are_errors(tmp_path: 
     with pytest.raises(KeyError, match="missing"):
         store.view(["missing"])
     with store.writer() as writer:
-        with pytest.raises(ValueError, match="the store holds uint8"):
-            writer.append("a", np.zeros((3, 3), np.uint8))
-        with pytest.raises(ValueError, match="row is float32"):
-            writer.append("a", np.zeros(SHAPE, np.float32))
+        with pytest.raises(ValueError, match="the store holds 1 of uint8"):
+            writer.append(["a"], np.zeros((1, 3, 3), np.uint8))
+        with pytest.raises(ValueError, match="rows are float32"):
+            writer.append(["a"], np.zeros((1, *SHAPE), np.float32))
+        with pytest.raises(ValueError, match="the store holds 2 of"):
+            writer.append(["a", "b"], row(1)[None])
     assert len(opened(tmp_path)) == 0
 
 
 def test_rows_are_committed_as_they_come(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "COMMIT_EVERY_ROWS", 4)
     with opened(tmp_path).writer() as writer:
-        told = [writer.append(str(number), row(number)) for number in range(10)]
+        told = [writer.append([str(number)], row(number)[None]) for number in range(10)]
         assert told == [False, False, False, True] * 2 + [False, False]
         assert len(opened(tmp_path)) == 8
     assert len(opened(tmp_path)) == 10
 
 
+def test_several_rows_at_a_time_are_the_same_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "COMMIT_EVERY_ROWS", 4)
+    names, rows = [str(number) for number in range(9)], np.stack([row(number) for number in range(9)])
+    with opened(tmp_path).writer() as writer:
+        told = [writer.append(names[a:b], rows[a:b], [(i,) for i in range(a, b)]) for a, b in ((0, 3), (3, 3), (3, 8))]
+        assert told == [False, False, True]
+        assert len(opened(tmp_path)) == 8
+        writer.append(names[8:], np.asfortranarray(rows[8:]), [(8,)])
+    view = opened(tmp_path).view(names)
+    assert [list(facts) for facts in view.facts] == [[number] for number in range(9)]
+    np.testing.assert_array_equal(view.take(range(9)), rows)
+
+
 def test_large_rows_are_committed_by_their_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "COMMIT_EVERY_BYTES", 3 * 256)
     with opened(tmp_path).writer() as writer:
-        assert [writer.append(str(number), row(number)) for number in range(4)] == [False, False, True, False]
+        assert [writer.append([str(number)], row(number)[None]) for number in range(4)] == [False, False, True, False]
 
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
 def test_an_error_in_the_block_keeps_the_rows_before_it(tmp_path: Path, error: type[BaseException]) -> None:
     with pytest.raises(error), opened(tmp_path).writer() as writer:
-        writer.append("1", row(1))
+        writer.append(["1"], row(1)[None])
         raise error
     np.testing.assert_array_equal(opened(tmp_path).view(["1"]).take([0])[0], row(1))
 
@@ -110,7 +125,7 @@ from heeler.data import rows
 rows.COMMIT_EVERY_ROWS = 8
 with rows.RowStore(Path(sys.argv[1]), (16, 16), "uint8").writer() as writer:
     for number in range(20):
-        writer.append(str(number), np.random.default_rng(number).integers(0, 256, (16, 16), dtype=np.uint8))
+        writer.append([str(number)], np.random.default_rng(number).integers(0, 256, (1, 16, 16), dtype=np.uint8))
     print("written", flush=True)
     time.sleep(600)
 """

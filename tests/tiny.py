@@ -36,7 +36,7 @@ def store(folder: Path) -> Rows:
             for label in SCENES:
                 for number in range(N_EACH):
                     photo = scene(label, number).resize((PX, PX)).convert("RGB")
-                    writer.append(f"{label}{number}", np.asarray(photo))
+                    writer.append([f"{label}{number}"], np.asarray(photo)[None])
     return rows.view(names)
 
 

@@ -64,13 +64,22 @@ class Pixels:
 
 
 @dataclass(frozen=True)
-class _Read:
-    """What one file turned out to be; ``pixels`` is None where the store has them or the file is no photo."""
+class _Chunk:
+    """Files that one thread read, each with its stat, and the squares and miniatures of photos that are to be kept."""
 
-    photo: Photo
-    stat: tuple[int, ...] = ()
-    pixels: ByteArray | None = None
-    thumb: ByteArray | None = None
+    files: list[tuple[Photo, tuple[int, ...]]]
+    decoded: list[Photo]
+    squares: ByteArray
+    thumbs: ByteArray
+
+    def without(self, names: set[str]) -> _Chunk:
+        """The same without photos, by their sha256, that are kept already, and each of the others once."""
+        own = [photo.sha256 for photo in self.decoded]
+        new = [i for i, name in enumerate(own) if name not in names and name not in own[:i]]
+        if len(new) == len(own):
+            return self
+        decoded = [self.decoded[i] for i in new]
+        return replace(self, decoded=decoded, squares=self.squares[new], thumbs=self.thumbs[new])
 
 
 def read_photos(catalogue: Catalogue, spec: Preprocessing, on_event: OnEvent) -> tuple[Catalogue, Pixels]:
@@ -101,19 +110,21 @@ def read_photos(catalogue: Catalogue, spec: Preprocessing, on_event: OnEvent) ->
     with (
         store.writer() as squares_out,
         thumbs.writer() as thumbs_out,
-        contextlib.closing(_read_all(unknown, spec, store, thumbs)) as reads,
+        contextlib.closing(_read_all(unknown, spec, store, thumbs)) as chunks,
     ):
-        for read in reads:
-            photo = read.photo
-            completed[photo.path] = photo
-            if read.stat:
-                seen.remember(photo, read.stat)
-            if read.pixels is not None and read.thumb is not None:
-                thumbs_out.append(photo.sha256, read.thumb)
-                if squares_out.append(photo.sha256, read.pixels, (photo.width_px, photo.height_px, photo.format)):
+        for chunk in chunks:
+            for photo, stat in chunk.files:
+                completed[photo.path] = photo
+                if stat:
+                    seen.remember(photo, stat)
+            if chunk.decoded:
+                names = [photo.sha256 for photo in chunk.decoded]
+                facts = [(photo.width_px, photo.height_px, photo.format) for photo in chunk.decoded]
+                thumbs_out.append(names, chunk.thumbs)
+                if squares_out.append(names, chunk.squares, facts):
                     thumbs_out.commit()  # one is of no use without the other
-                n_decoded += 1
-            done += 1
+            n_decoded += len(chunk.decoded)
+            done += len(chunk.files)
             on_event(Progress(done))
     if unknown:
         seen.save()
@@ -181,7 +192,7 @@ def _completed(photo: Photo, sha256: str, facts: Facts) -> Photo:
 
 def _read_all(
     files: list[tuple[Photo, tuple[int, ...]]], spec: Preprocessing, store: RowStore, thumbs: RowStore
-) -> Generator[_Read]:
+) -> Generator[_Chunk]:
     """Read and decode on as many cores as pays, in order. Chunks keep threads from fighting over Python's lock."""
     chunks = _chunks(files)
     n_workers = n_cores()
@@ -192,13 +203,12 @@ def _read_all(
         ahead = AHEAD * n_workers
         waiting = deque(pool.submit(_read_chunk, c, spec, store, thumbs, turns) for c in islice(chunks, ahead))
         while waiting:
-            reads = waiting.popleft().result()
-            turns.done(len(reads))
+            chunk = waiting.popleft().result()
+            turns.done(len(chunk.files))
             waiting.extend(pool.submit(_read_chunk, c, spec, store, thumbs, turns) for c in islice(chunks, 1))
-            for read in reads:
-                again = read.photo.sha256 in in_hand
-                in_hand.add(read.photo.sha256)
-                yield replace(read, pixels=None, thumb=None) if again else read
+            new = chunk.without(in_hand)
+            in_hand.update(photo.sha256 for photo in new.decoded)
+            yield new
 
 
 @contextlib.contextmanager
@@ -229,27 +239,45 @@ def _chunks(files: list[tuple[Photo, tuple[int, ...]]]) -> Iterator[list[tuple[P
 
 def _read_chunk(
     chunk: list[tuple[Photo, tuple[int, ...]]], spec: Preprocessing, store: RowStore, thumbs: RowStore, turns: Turns
-) -> list[_Read]:
+) -> _Chunk:
     with turns.take():
-        return [_read_one(photo, stat, spec, store, thumbs) for photo, stat in chunk]
+        files, decoded, squares = [], [], []
+        for photo, stat in chunk:
+            read, square = _read_one(photo, spec, store, thumbs)
+            files.append((read, stat if read.status == "ok" else ()))
+            if square is not None:
+                decoded.append(read)
+                squares.append(square)
+        if not squares:
+            return _Chunk(files, [], np.empty(0, np.uint8), np.empty(0, np.uint8))
+        kept = np.stack(squares)
+        return _Chunk(files, decoded, kept, _miniatures(kept, decoded, spec))
 
 
-def _read_one(photo: Photo, stat: tuple[int, ...], spec: Preprocessing, store: RowStore, thumbs: RowStore) -> _Read:
+def _read_one(photo: Photo, spec: Preprocessing, store: RowStore, thumbs: RowStore) -> tuple[Photo, ByteArray | None]:
+    """What one file turned out to be, and its square; None where the store has it or the file is no photo."""
     try:
         data = read_regular(photo.file)
     except UnreadableError as error:
-        return _Read(replace(photo, status="unreadable", reason=error.message))
+        return replace(photo, status="unreadable", reason=error.message), None
     sha256 = hashlib.sha256(data).hexdigest()
     if sha256 in store and sha256 in thumbs:
-        return _Read(_completed(photo, sha256, store.facts(sha256)), stat)
+        return _completed(photo, sha256, store.facts(sha256)), None
     try:
         made = decode(data, spec)
     except UnreadableError as error:
-        return _Read(replace(photo, sha256=sha256, status="unreadable", reason=error.message))
-    complete = _completed(photo, sha256, (made.width_px, made.height_px, made.format))
+        return replace(photo, sha256=sha256, status="unreadable", reason=error.message), None
+    return _completed(photo, sha256, (made.width_px, made.height_px, made.format)), made.pixels
+
+
+def _miniatures(squares: ByteArray, photos: list[Photo], spec: Preprocessing) -> ByteArray:
+    """Of each photo one, (n, 32, 32) uint8."""
+    if spec.fit != "pad":
+        return thumbnails(squares)
     # Bars that are the same in all photos would hide what differs, and where a photo was cropped.
-    shown = without_padding(made.pixels, (made.width_px, made.height_px)) if spec.fit == "pad" else made.pixels
-    return _Read(complete, stat, made.pixels, thumbnails(shown[None])[0])
+    sizes = [(photo.width_px, photo.height_px) for photo in photos]
+    shown = [without_padding(square, size) for square, size in zip(squares, sizes, strict=True)]
+    return np.concatenate([thumbnails(each[None]) for each in shown])
 
 
 def _verdict_notes(catalogue: Catalogue) -> list[str]:

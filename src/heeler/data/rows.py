@@ -167,8 +167,13 @@ class RowWriter:
         self._entries: list[list[Any]] = []
         self._n_committed = 0
 
-    def append(self, name: str, row: NDArray[Any], facts: Facts = ()) -> bool:
-        """Add one row; it is found under ``name`` after the next commit.
+    def append(self, names: Sequence[str], rows: NDArray[Any], facts: Sequence[Facts] | None = None) -> bool:
+        """Add rows (n, *shape); each is found under its name after the next commit.
+
+        Args:
+            names: of the rows.
+            rows: of the store's shape and dtype.
+            facts: what is stored beside each; nothing where None.
 
         Returns:
             Whether that commit has happened: one is due every ``COMMIT_EVERY_ROWS`` or ``COMMIT_EVERY_BYTES``.
@@ -176,15 +181,16 @@ class RowWriter:
         Raises:
             ResourceError: the disk is full; what was committed stays.
         """
-        if row.shape != self._store.shape or row.dtype != self._store.dtype:
-            raise ValueError(f"row is {row.dtype}{row.shape}, the store holds {self._store.dtype}{self._store.shape}")
+        if rows.shape != (len(names), *self._store.shape) or rows.dtype != self._store.dtype:
+            held = f"{len(names)} of {self._store.dtype}{self._store.shape}"
+            raise ValueError(f"rows are {rows.dtype}{rows.shape}, the store holds {held}")
         with disk_errors(self._store.folder / f"{self._stem}.rows"):
             if self._file is None:
                 self._file = self._store._open_shard(self._stem)
-            data = np.ascontiguousarray(row).data.cast("B")
+            data = np.ascontiguousarray(rows).data.cast("B") if len(rows) else b""
             while data:
                 data = data[self._file.write(data) :]
-        self._entries.append([name, *facts])
+        self._entries += [[name, *beside] for name, beside in zip(names, facts or [()] * len(names), strict=True)]
         n_new = len(self._entries) - self._n_committed
         if n_new < COMMIT_EVERY_ROWS and n_new * self._store.row_bytes < COMMIT_EVERY_BYTES:
             return False

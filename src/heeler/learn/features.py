@@ -67,8 +67,7 @@ def compute_features(
         batches = [missing[start : start + BATCH] for start in range(0, len(missing), BATCH)]
         squares = (rows.take(batch) for batch in batches)
         for wanted, outputs in zip(batches, engine.run(squares, on_event), strict=True):
-            for i, row in zip(wanted, outputs, strict=True):
-                writer.append(names[i], row)
+            writer.append([names[i] for i in wanted], outputs)
             done += len(wanted)
             on_event(Progress(done))
     view = store.view(names)
