@@ -24,7 +24,9 @@ TREES = {
 MODULES = tuple(TREES)
 ROOMS = ("data", "learn", "judge", "ship")
 DOORS = ("heeler", "heeler.cli", *(module for module in MODULES if module.startswith("heeler.verbs")))
-BASE = {f"heeler.{name}" for name in ("allocator", "errors", "files", "fixes", "machine", "plans", "records")}
+BASE = {
+    f"heeler.{name}" for name in ("allocator", "collecting", "errors", "files", "fixes", "machine", "plans", "records")
+}
 
 # What each room may import beyond itself and BASE. ``learn.network`` and ``learn.memory`` belong to ``learn.engines``.
 MAY_IMPORT = {
@@ -51,6 +53,7 @@ NEVER_NAMED = {
 NEVER_ATTRIBUTES = {"extractall", "unpack_archive"}
 NEVER_TORCH = (
     "allocator",
+    "collecting",
     "errors",
     "files",
     "machine",

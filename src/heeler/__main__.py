@@ -2,7 +2,7 @@
 
 import sys
 
-from heeler.cli import main
+from heeler.cli import run
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run())

@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 import heeler
-from heeler import options
+from heeler import collecting, options
 from heeler.errors import UsageError
 from heeler.exits import explain, give_up_stdout, prepare_process, tell_error
 from heeler.verbs.learning import demo, plan, train
@@ -60,6 +60,13 @@ def _begin(
     if context.invoked_subcommand is None:
         print(context.get_help(), file=sys.stderr)
         raise typer.Exit(2)
+
+
+def run() -> int:
+    """``main`` in a process of its own, which ends with it."""
+    code = main()
+    collecting.leave_out()
+    return code
 
 
 def main(argv: Sequence[str] | None = None) -> int:

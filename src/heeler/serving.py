@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from heeler import collecting
 from heeler.errors import ResourceError, UsageError
 from heeler.judge.explain import class_activation, overlay
 from heeler.judge.images import png_bytes
@@ -100,7 +101,8 @@ def running(
         # First, since it loads for seconds what this process loads too.
         nursery = Nursery()
         stack.callback(nursery.close)
-        from heeler.ship.bundle import open_bundle
+        with collecting.paused():
+            from heeler.ship.bundle import open_bundle
 
         yield from _run(stack, listening, nursery, open_bundle(model), access or Access(), host, limits, tell)
 

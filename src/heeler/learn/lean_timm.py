@@ -15,6 +15,8 @@ from typing import Any
 
 import torch
 
+from heeler import collecting
+
 # Where torch keeps its compiler, and the part of it that torchvision imports a name from.
 COMPILER, PART = "torch._dynamo", "torch._dynamo.utils"
 
@@ -23,7 +25,7 @@ def import_timm() -> Any:
     """The module timm."""
     if "timm" not in sys.modules and COMPILER not in sys.modules:
         # A release may ask for more of the compiler; then the import below, as it comes, is the one that counts.
-        with suppress(ImportError), _compiler_put_off():
+        with suppress(ImportError), _compiler_put_off(), collecting.paused():
             import timm
     import timm
 

@@ -19,6 +19,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from heeler import collecting
 from heeler.errors import UnreadableError
 from heeler.records import ByteArray, Preprocessing
 
@@ -149,7 +150,8 @@ def _load_decoders() -> None:
     """Load before the forks what every child needs, on one thread: a fork takes no other thread along."""
     import io
 
-    import torch
+    with collecting.paused():
+        import torch
     from PIL import Image
 
     from heeler.data.decode import decode

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from heeler import options
+from heeler import collecting, options
 from heeler.errors import UsageError
 from heeler.exits import print_json
 
@@ -92,7 +92,8 @@ def plan(
       heeler plan photos/ --minutes 1 --json
     """
     options.need(source, "a folder of photos, a table or an archive")
-    from heeler.planning import plan_only
+    with collecting.paused():
+        from heeler.planning import plan_only
     from heeler.plans import TrainOptions
     from heeler.terminal import listener, print_plan
 
@@ -143,9 +144,10 @@ def demo(
 
 
 def _train_and_tell(source: Path, settings: TrainOptions, *, json: bool, quiet: bool) -> int:
+    with collecting.paused():
+        from heeler.train import train as train_photos
     from heeler.follow import follow, is_follower, leave
     from heeler.terminal import listener, print_result
-    from heeler.train import train as train_photos
 
     try:
         if is_follower():

@@ -8,7 +8,7 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Literal
 
-from heeler import options
+from heeler import collecting, options
 from heeler.errors import UsageError
 from heeler.exits import print_json
 
@@ -49,7 +49,8 @@ def predict(
     target = None if out in (None, "-") else Path(out or "-")
     if resume and target is None:
         raise UsageError("--resume goes on with a table, and there is none", hint="name it: --out predictions.csv")
-    from heeler.classify import Wanted, classify
+    with collecting.paused():
+        from heeler.classify import Wanted, classify
     from heeler.errors import DataError
     from heeler.ship.names import stream_names
 
