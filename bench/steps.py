@@ -87,9 +87,10 @@ def main() -> int:
         # None is Python's own mark for "not to be found"; heeler then acts as if it were not installed.
         sys.modules["openvino"] = None  # type: ignore[assignment]
     if step == "heeler":
-        from heeler.cli import main as heeler
+        from heeler.cli import run
 
-        return heeler(args)
+        sys.argv = ["heeler", *args]
+        return run()
     steps = {"decode": decode, "features": features, "head": head}
     print(json.dumps(steps[step](*args)))
     return 0
