@@ -13,10 +13,12 @@ from heeler.learn import choose as choosing
 from heeler.learn.backbone import Backbone
 from heeler.learn.choose import Look, _has_worse_geometry, try_settings
 from heeler.learn.costs import (
+    FIRST_FIT_S,
     FIT_PER_S,
     WRITE_S,
     curve_s,
     curve_shares,
+    engine_s,
     fit_s,
     flaws_s,
     forward_s,
@@ -89,6 +91,25 @@ def test_every_plan_fills_its_minutes_and_no_more(minutes: float, n_photos: int)
     assert plan.n_sample <= plan.n_read
     n_train = round((1 - plan.judged) * plan.n_read)  # settings are tried on photos that train
     assert not plan.candidates or min(MIN_SAMPLE, n_train) <= plan.n_sample <= n_train
+
+
+@pytest.mark.parametrize("minutes", [1, 2, 5, 15, 60])
+@pytest.mark.parametrize("n_photos", [600, 3_000, 10_000])
+def test_what_a_choice_tries_is_counted_whole(minutes: float, n_photos: int) -> None:
+    plan = planned(minutes, n_photos)
+    if not plan.candidates:
+        return
+    tried = to_try(plan.first, plan.candidates)
+    networks = {(one.backbone, one.image_px): one for one in tried if one.image_px != BASE.image_px}
+    assert plan.n_sample >= min(round(0.72 * plan.n_read), MIN_SAMPLE * max(1, len(networks)) ** 2)
+    seconds = forward_s(RATES, plan.first, plan.n_sample)
+    seconds += sum(forward_s(RATES, one, plan.n_sample) + plan.n_sample / RATES.decode_per_s for one in tried)
+    seconds += (len(tried) + 1) * fit_s(RATES, plan.n_sample, 10)
+    # And each network besides is exported and compiled, the longer the more work it does.
+    assert plan.seconds_of("choose") >= seconds + RATES.engine_s * len(networks)
+    seconds += FIRST_FIT_S + sum(engine_s(RATES, one) for one in networks.values())
+    assert plan.seconds_of("choose") == pytest.approx(seconds)
+    assert all(engine_s(RATES, one) > RATES.engine_s for one in networks.values())
 
 
 def test_time_is_first_taken_from_pixels_and_then_from_photos() -> None:

@@ -24,6 +24,9 @@ from heeler.photos import Photos, list_files
 from heeler.plans import Plan, Recipe, Setting, TrainOptions
 from heeler.records import Catalogue, Note, OnEvent, Planned, ignore_events
 
+# A choice that is slower than planned may take so many times its seconds: the last of its settings is worth them.
+CHOICE_SLACK = 1.2
+
 
 def plan_only(source: str | Path, options: TrainOptions | None = None, on_event: OnEvent = ignore_events) -> Plan:
     """What ``train`` would do with its minutes; a few photos are read to time this machine, and no run is begun.
@@ -101,7 +104,8 @@ def choose_look(
             rows = train_rows[draw_share(photos.labels[train_rows], plan.n_sample, N_FOLDS, options.seed)]
             sample = replace(photos.catalogue, photos=tuple(usable[row] for row in rows))
             folds = draw_folds(usable, photos.pairs, rows.tolist(), N_FOLDS, options.seed)
-            deadline_s = time.perf_counter() + plan.seconds_of("choose") + spare_s(plan, clock.total_s)
+            most_s = CHOICE_SLACK * plan.seconds_of("choose") + spare_s(plan, clock.total_s)
+            deadline_s = time.perf_counter() + most_s
             trials, looks = try_settings(
                 sample, photos.labels[rows], photos.n_classes, folds, first, plan.candidates, make, deadline_s, tell
             )

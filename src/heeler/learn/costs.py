@@ -19,6 +19,11 @@ FLAWS_S_PER_PHOTO = 1e-4
 # Floating-point operations of the probe's choice of penalty for each photo, class and feature: 5 folds, 124 gradients.
 FIT_WORK = 5 * 124 * 4
 FIT_BASE_S = 0.5
+# The first fit of a run loads the libraries that it needs.
+FIRST_FIT_S = 0.3
+# Of the seconds before a network's first photo, what grows with its work: Lite2 at 288 px, 2.5 times the work of Lite0
+# at 224 px, took 2.9 s where that took 1.7.
+ENGINE_SHARE = 0.5
 # Shares of the photos that the learning curve's heads are fitted on besides all, and the gradients of these fits, each
 # counted by its share. A run of less than a minute goes without.
 CURVE_SHARES = (0.1, 0.2, 0.4, 0.7)
@@ -47,6 +52,12 @@ def split_s(rates: Rates, n_photos: int) -> float:
 def forward_s(rates: Rates, setting: Setting, n_photos: int) -> float:
     """Seconds for the features of some photos."""
     return n_photos * relative_work(setting) / relative_work(rates.base) / rates.forward_per_s
+
+
+def engine_s(rates: Rates, setting: Setting) -> float:
+    """Seconds before a network's first photo: it is exported and compiled."""
+    work = relative_work(setting) / relative_work(rates.base)
+    return rates.engine_s * (1 + ENGINE_SHARE * (work - 1))
 
 
 def forward_per_s(rates: Rates, setting: Setting) -> float:

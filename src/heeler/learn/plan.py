@@ -10,7 +10,18 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from heeler.learn.costs import curve_s, finish_s, fit_s, flaws_s, forward_s, read_s, split_s, write_s
+from heeler.learn.costs import (
+    FIRST_FIT_S,
+    curve_s,
+    engine_s,
+    finish_s,
+    fit_s,
+    flaws_s,
+    forward_s,
+    read_s,
+    split_s,
+    write_s,
+)
 from heeler.learn.depth import BEFORE_ALL, RELATIVE_WORK, before_all_s, best_depth, epochs_in, relative_work
 from heeler.plans import Plan, PlannedStage, Rates, Setting, Trial
 from heeler.records import Fit
@@ -28,8 +39,6 @@ FROZEN_SHARE = 0.85
 # Shares of the loss that trying the other geometry takes off, and trying more pixels and the larger network besides
 # (none to a quarter of it, as sets differ), from many photos; half as much from so few.
 GEOMETRY_GAIN, OTHERS_GAIN, HALF_SURE = 0.08, 0.05, 200
-# Of trying all settings, what it takes: a geometry that the first trials showed to be worse is left out after them.
-TRIED_SHARE = 0.75
 # Photos on which settings can be told apart at all, and beyond which more say little new.
 MIN_SAMPLE, MAX_SAMPLE = 400, 2500
 # At least so many photos of a class are read where the budget is too short for all.
@@ -189,8 +198,7 @@ def _first_setting(left_s: float, n_found: int, n_classes: int, rates: Rates, ma
 
 def _pass_s(setting: Setting, n_photos: int, n_classes: int, rates: Rates) -> float:
     is_timed = (setting.backbone, setting.image_px) == (rates.base.backbone, rates.base.image_px)
-    engine_s = 0.0 if is_timed else rates.engine_s
-    forward = engine_s + forward_s(rates, setting, n_photos)
+    forward = (0.0 if is_timed else engine_s(rates, setting)) + forward_s(rates, setting, n_photos)
     frozen_s = read_s(rates, setting, n_photos) + forward + fit_s(rates, n_photos, n_classes)
     return frozen_s + split_s(rates, n_photos) + flaws_s(rates, n_photos)
 
@@ -216,7 +224,9 @@ def _choice(
         fixed_s = _choice_s(first, affordable, 0, n_classes, rates)
         each_s = (_choice_s(first, affordable, MAX_SAMPLE, n_classes, rates) - fixed_s) / MAX_SAMPLE
         n_sample = min(n_train, MAX_SAMPLE, math.floor((choice_s - fixed_s) / each_s))
-        if n_sample >= min(n_train, MIN_SAMPLE):
+        # A second network more is worth less than photos that tell the first from what there is.
+        least = MIN_SAMPLE * max(1, len(_networks(affordable, rates))) ** 2
+        if n_sample >= min(n_train, least):
             return affordable, n_sample
         affordable.pop()
     return [], 0
@@ -274,12 +284,17 @@ def _choice_s(first: Setting, candidates: Sequence[Setting], n_sample: int, n_cl
     if not candidates:
         return 0.0
     candidates = to_try(first, candidates)
-    networks = {(setting.backbone, setting.image_px) for setting in candidates}
-    networks -= {(rates.base.backbone, rates.base.image_px)}
-    tries_s = [forward_s(rates, setting, n_sample) + n_sample / rates.decode_per_s for setting in candidates]
-    fits_s = (len(candidates) + 1) * fit_s(rates, n_sample, n_classes)
-    tried_s = len(networks) * rates.engine_s + sum(tries_s) + fits_s
-    return TRIED_SHARE * tried_s + forward_s(rates, rates.base, n_sample)
+    engines_s = sum(engine_s(rates, setting) for setting in _networks(candidates, rates))
+    tries_s = sum(forward_s(rates, setting, n_sample) + n_sample / rates.decode_per_s for setting in candidates)
+    fits_s = (len(candidates) + 1) * fit_s(rates, n_sample, n_classes) + FIRST_FIT_S
+    return forward_s(rates, rates.base, n_sample) + engines_s + tries_s + fits_s
+
+
+def _networks(candidates: Sequence[Setting], rates: Rates) -> list[Setting]:
+    """One of the settings for each network and side other than those that were timed."""
+    networks = {(one.backbone, one.image_px): one for one in candidates}
+    networks.pop((rates.base.backbone, rates.base.image_px), None)
+    return list(networks.values())
 
 
 def _choice_text(first: Setting, candidates: Sequence[Setting], n_sample: int) -> str:
