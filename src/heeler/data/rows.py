@@ -168,7 +168,7 @@ class RowWriter:
         self._n_committed = 0
 
     def append(self, names: Sequence[str], rows: NDArray[Any], facts: Sequence[Facts] | None = None) -> bool:
-        """Add rows (n, *shape); each is found under its name after the next commit.
+        """Add rows (n, *shape), n >= 1; each is found under its name after the next commit.
 
         Args:
             names: of the rows.
@@ -187,7 +187,7 @@ class RowWriter:
         with disk_errors(self._store.folder / f"{self._stem}.rows"):
             if self._file is None:
                 self._file = self._store._open_shard(self._stem)
-            data = np.ascontiguousarray(rows).data.cast("B") if len(rows) else b""
+            data = np.ascontiguousarray(rows).data.cast("B")
             while data:
                 data = data[self._file.write(data) :]
         self._entries += [[name, *beside] for name, beside in zip(names, facts or [()] * len(names), strict=True)]
