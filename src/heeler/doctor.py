@@ -34,6 +34,7 @@ PACKAGES = (
     ("timm", "timm", True),
     ("onnxruntime", "onnxruntime", True),
     ("PIL", "pillow", True),
+    ("simplejpeg", "simplejpeg", True),
     ("openvino", "openvino", False),
 )
 CPU_FLAGS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "amx_tile", "asimd", "bf16")

@@ -32,7 +32,7 @@ from PIL import (
 )
 
 from heeler.data.claims import CUT, MAX_PIXELS, require_plausible, require_size, require_whole
-from heeler.data.jpeg import exif_orientation, plain_jpeg
+from heeler.data.jpeg import decode_ordinary, exif_orientation, read_jpeg
 from heeler.data.room import Room
 from heeler.data.square import MAX_ASPECT, fit_square, fit_stored, upright
 from heeler.errors import UnreadableError
@@ -137,7 +137,29 @@ def decode(data: bytes, spec: Preprocessing) -> Decoded:
     Raises:
         UnreadableError: the content is not a whole image within ``MAX_PIXELS``; the message is the reason.
     """
-    with _ROOM.take(0 if _MAGIC[0][0].match(data) else _OPENING_BYTES):
+    is_jpeg = bool(_MAGIC[0][0].match(data))
+    decoded = _decode_ordinary(data, spec) if is_jpeg else None
+    return decoded or _decode_any(data, spec, 0 if is_jpeg else _OPENING_BYTES)
+
+
+def _decode_ordinary(data: bytes, spec: Preprocessing) -> Decoded | None:
+    jpeg = read_jpeg(data)
+    require_plausible(jpeg.width_px, jpeg.height_px, len(data))
+    if not jpeg.is_ordinary:
+        return None
+    scale = _scale(jpeg.width_px, jpeg.height_px, spec)
+    height, width = math.ceil(jpeg.height_px / scale), math.ceil(jpeg.width_px / scale)
+    with _ROOM.take(height * width * _PLAIN_BYTES):
+        rgb = decode_ordinary(data, height, width)
+        if rgb is None:
+            return None
+        pixels = fit_stored(rgb, spec, jpeg.orientation, (jpeg.height_px / scale, jpeg.width_px / scale))
+        del rgb
+    return _decoded(pixels, jpeg.width_px, jpeg.height_px, jpeg.orientation, "JPEG")
+
+
+def _decode_any(data: bytes, spec: Preprocessing, opening_bytes: int) -> Decoded:
+    with _ROOM.take(opening_bytes):
         opened = open_image(data)
     image = opened.image
     try:
@@ -158,10 +180,12 @@ def decode(data: bytes, spec: Preprocessing) -> Decoded:
             _refuse(error, opened.format)
         pixels = fit_stored(rgb, spec, orientation, extent_px or (rgb.shape[0], rgb.shape[1]))
         del rgb
-    width, height = opened.width_px, opened.height_px
-    if orientation > 4:
-        width, height = height, width
-    return Decoded(pixels, width, height, opened.format)
+    return _decoded(pixels, opened.width_px, opened.height_px, orientation, opened.format)
+
+
+def _decoded(pixels: ByteArray, width_px: int, height_px: int, orientation: int, kind: str) -> Decoded:
+    width, height = (height_px, width_px) if orientation > 4 else (width_px, height_px)
+    return Decoded(pixels, width, height, kind)
 
 
 def open_image(data: bytes) -> Opened:
@@ -181,7 +205,8 @@ def open_image(data: bytes) -> Opened:
     orientation, n_bytes = 0, len(data)
     try:
         if kind == "JPEG":
-            data, orientation = plain_jpeg(data)
+            jpeg = read_jpeg(data)
+            data, orientation = jpeg.plain(), jpeg.orientation
         image = _open_heif(io.BytesIO(data)) if kind == "HEIF" else _PLUGINS[kind](io.BytesIO(data))
         width, height = image.size
         require_size(width, height)
@@ -313,17 +338,23 @@ def _bytes_of(opened: Opened) -> int:
 
 
 def _draft(opened: Opened, spec: Preprocessing) -> tuple[float, float] | None:
-    """Choose the scale to decode a JPEG at; the height and width of the photo in the pixels to come."""
+    """Have Pillow decode a JPEG at reduced scale; the height and width of the photo in the pixels to come."""
     if not isinstance(opened.image, JpegImagePlugin.JpegImageFile):
         return None
-    target = math.ceil(_DRAFT_MARGIN * spec.resize_px)
-    size = (target, target)
-    if spec.fit == "pad":
-        size = (target, 1) if opened.width_px >= opened.height_px else (1, target)
-    elif max(opened.image.size) > MAX_ASPECT * min(opened.image.size):
-        return None
-    drafted = opened.image.draft(None, size)
+    width, height = opened.image.size
+    scale = _scale(width, height, spec)
+    drafted = opened.image.draft(None, (width // scale, height // scale))
     return (drafted[1][3], drafted[1][2]) if drafted else None
+
+
+def _scale(width_px: int, height_px: int, spec: Preprocessing) -> int:
+    """1, 2, 4 or 8: a JPEG is decoded at one part in so many of its width and height."""
+    target = math.ceil(_DRAFT_MARGIN * spec.resize_px)
+    short, long = sorted((width_px, height_px))
+    if spec.fit != "pad" and long > MAX_ASPECT * short:
+        return 1
+    most = min(long // target, short) if spec.fit == "pad" else short // target
+    return next((scale for scale in (8, 4, 2) if scale <= most), 1)
 
 
 def _orientation(image: Image.Image) -> int:
