@@ -16,18 +16,23 @@ PICTURE_S, MOST_PICTURES = 6e-4, 1000
 JUDGE_ENGINE_SHARE = 0.5
 # Seconds to look for flaws: neighbours in feature space, blur, duplicates; before tuning.
 FLAWS_S_PER_PHOTO = 1e-4
-# Floating-point operations of the probe's choice of penalty for each photo, class and feature: 5 folds, 124 gradients.
-FIT_WORK = 5 * 124 * 4
-FIT_BASE_S = 0.5
+# The head's fits: gradients of all folds together while a penalty is chosen, then of single heads, as counted on solar
+# cells, clothing, maize leaves and Imagewoof (81 to 132; 22 to 44). A gradient reads each photo's features, which takes
+# as long as so many columns of weights do, and moves vectors of the size of all weights, which takes as long as so many
+# photos do. Operations for each photo, column and feature, at the timed speed; there are no more features than photos.
+N_FITTED_FOLDS, FOLD_GRADIENTS, HEAD_GRADIENTS = 5, 130, 42
+READ_COLUMNS, VECTOR_PHOTOS, FIT_WORK = 19, 2_000, 2.5
+# Principal axes of the features: seconds, and operations for each photo and pair of features.
+AXES_S, AXES_WORK = 0.34, 1.5
 # The first fit of a run loads the libraries that it needs.
 FIRST_FIT_S = 0.3
 # Of the seconds before a network's first photo, what grows with its work: Lite2 at 288 px, 2.5 times the work of Lite0
 # at 224 px, took 2.9 s where that took 1.7.
 ENGINE_SHARE = 0.5
-# Shares of the photos that the learning curve's heads are fitted on besides all, and the gradients of these fits, each
-# counted by its share. A run of less than a minute goes without.
+# Shares of the photos that the learning curve's heads are fitted on besides all, the gradients of these fits, and the
+# same with each counted by its share. A run of less than a minute goes without.
 CURVE_SHARES = (0.1, 0.2, 0.4, 0.7)
-CURVE_WORK = 4 * 20
+CURVE_GRADIENTS, CURVE_PASSES = 110, 32
 LEAST_CURVE_S = 60.0
 # Near duplicates: each pair of photos is glanced at.
 SPLIT_S_PER_PHOTO, SPLIT_S_PER_PAIR = 3e-5, 7e-9
@@ -67,7 +72,16 @@ def forward_per_s(rates: Rates, setting: Setting) -> float:
 
 def fit_s(rates: Rates, n_photos: int, n_classes: int, n_features: int = 1280) -> float:
     """Seconds to fit the linear head and to choose its penalty."""
-    return FIT_BASE_S + FIT_WORK * n_photos * n_classes * n_features / rates.fit_per_s
+    axes_s = untimed_s(rates, AXES_S) + AXES_WORK * n_photos * n_features**2 / rates.fit_per_s
+    folds = FOLD_GRADIENTS, FOLD_GRADIENTS * n_photos, N_FITTED_FOLDS * n_classes
+    heads = HEAD_GRADIENTS, HEAD_GRADIENTS * n_photos, n_classes
+    return axes_s + sum(_gradients_s(rates, *each, min(n_photos, n_features)) for each in (folds, heads))
+
+
+def _gradients_s(rates: Rates, n_gradients: int, n_photos: float, n_columns: int, n_features: int) -> float:
+    """Seconds for gradients of so many columns of weights, by the photos that they see in all."""
+    work = n_photos * (n_columns + READ_COLUMNS) + n_gradients * VECTOR_PHOTOS * n_columns
+    return FIT_WORK * work * n_features / rates.fit_per_s
 
 
 def flaws_s(rates: Rates, n_photos: int) -> float:
@@ -82,7 +96,9 @@ def curve_shares(budget_s: float) -> tuple[float, ...]:
 
 def curve_s(rates: Rates, n_photos: int, n_classes: int, budget_s: float, n_features: int = 1280) -> float:
     """Seconds to fit the heads of the learning curve."""
-    return CURVE_WORK * len(curve_shares(budget_s)) * n_photos * n_classes * n_features / rates.fit_per_s
+    if not curve_shares(budget_s):
+        return 0.0
+    return _gradients_s(rates, CURVE_GRADIENTS, CURVE_PASSES * n_photos, n_classes, min(n_photos, n_features))
 
 
 def write_s(rates: Rates, n_judged: int) -> float:

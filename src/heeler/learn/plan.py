@@ -7,8 +7,10 @@ frozen pass is known, and what is left of the time is for tuning.
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 
 from heeler.learn.costs import (
     FIRST_FIT_S,
@@ -94,7 +96,9 @@ def plan_run(
         n_train = round((1 - judged) * n_read)
         tried, n_sample = _choice(first, n_read, n_train, n_classes, rates, share * budget_s, left_s, free)
         choice = PlannedStage(
-            "choose", _choice_s(first, tried, n_sample, n_classes, rates), _choice_text(first, tried, n_sample)
+            "choose",
+            _choice_s(first, tried, n_sample, n_classes=n_classes, rates=rates),
+            _choice_text(first, tried, n_sample),
         )
         rest = _after_choice(first, n_read, n_classes, rates, forward_s(rates, first, n_read - n_sample), budget_s)
         stages = (*before, choice, *rest)
@@ -221,9 +225,8 @@ def _choice(
 
     affordable = alternatives(first, free, is_affordable, huge=choice_s >= HUGE_CHOICE_S)
     while affordable:
-        fixed_s = _choice_s(first, affordable, 0, n_classes, rates)
-        each_s = (_choice_s(first, affordable, MAX_SAMPLE, n_classes, rates) - fixed_s) / MAX_SAMPLE
-        n_sample = min(n_train, MAX_SAMPLE, math.floor((choice_s - fixed_s) / each_s))
+        trials_s = partial(_choice_s, first, affordable, n_classes=n_classes, rates=rates)
+        n_sample = bisect_right(range(min(n_train, MAX_SAMPLE) + 1), choice_s, key=trials_s) - 1
         # A second network more is worth less than photos that tell the first from what there is.
         least = MIN_SAMPLE * max(1, len(_networks(affordable, rates))) ** 2
         if n_sample >= min(n_train, least):
@@ -280,7 +283,7 @@ def to_try(first: Setting, candidates: Sequence[Setting]) -> list[Setting]:
     ]
 
 
-def _choice_s(first: Setting, candidates: Sequence[Setting], n_sample: int, n_classes: int, rates: Rates) -> float:
+def _choice_s(first: Setting, candidates: Sequence[Setting], n_sample: int, *, n_classes: int, rates: Rates) -> float:
     if not candidates:
         return 0.0
     candidates = to_try(first, candidates)
