@@ -338,6 +338,12 @@ def test_the_learning_curve_is_planned_where_there_is_a_minute() -> None:
     assert probe_s == pytest.approx(fit_s(RATES, 7_000, 10) + curve_s(RATES, 7_000, 10, 300))
 
 
+@pytest.mark.parametrize(("n_photos", "n_classes", "measured_s"), [(1_836, 2, 0.95), (2_147, 10, 2.1), (418, 4, 0.54)])
+def test_the_time_of_a_fit_is_that_of_real_ones(n_photos: int, n_classes: int, measured_s: float) -> None:
+    """Solar cells, clothing and maize leaves, medians of three, where 76 billion operations a second were timed."""
+    assert fit_s(replace(RATES, fit_per_s=7.6e10), n_photos, n_classes) == pytest.approx(measured_s, rel=0.25)
+
+
 def test_a_plan_survives_being_kept() -> None:
     plan = planned(5, 3_000)
     for each in (plan, plan_rest(plan, BASE, 100, 30, 10), replace(plan, tune_s=12.5)):
