@@ -52,8 +52,8 @@ def test_this_machine_works_and_every_finding_is_there(tmp_path: Path) -> None:
     found = {finding["name"]: finding for finding in value["findings"]}
     assert {
         "heeler", "Python", "torch", "torchvision", "timm", "onnxruntime", "openvino", "pillow", "simplejpeg",
-        "processor", "instructions", "bf16 on processor", "threads", "GPU", "memory", "disk, cache", "disk, here", "cache",
-        "hub", "weights", "OPENBLAS_CORETYPE",
+        "processor", "instructions", "bf16 on processor", "threads", "GPU", "memory", "disk, cache", "disk, here",
+        "cache", "hub", "weights", "OPENBLAS_CORETYPE",
     } == set(found)  # fmt: skip
     assert found["weights"]["status"] == "ok"
     assert found["hub"]["status"] == found["OPENBLAS_CORETYPE"]["status"] == "warn"
