@@ -12,6 +12,7 @@ import pytest
 
 import images
 from heeler.data import decode as module
+from heeler.data import jpeg
 from heeler.data.decode import decode
 from heeler.data.jpeg import decode_ordinary, read_jpeg
 from heeler.errors import UnreadableError
@@ -28,7 +29,7 @@ SPECS = [Preprocessing(image_px=px, fit=fit) for px, fit in product((48, 96, 224
 
 
 def by_pillow(data: bytes, spec: Preprocessing) -> module.Decoded:
-    return module._decode_any(data, spec, 0)
+    return module._decode_by_pillow(data, spec)
 
 
 def written(mode: str, way: str, size_px: tuple[int, int] = (301, 203)) -> bytes:
@@ -76,6 +77,18 @@ def test_whatever_the_decoder_warns_of_is_left_to_pillow() -> None:
 
 def test_a_photo_that_is_another_size_than_its_header_said_is_left_to_pillow() -> None:
     assert decode_ordinary(written("RGB", "4:2:0"), 100, 100) is None
+
+
+def test_where_memory_is_short_pillow_has_the_word(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: object, **__: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(jpeg.simplejpeg, "decode_jpeg", fails)
+    data = written("RGB", "4:2:0")
+    assert np.array_equal(decode(data, SPECS[0]).pixels, by_pillow(data, SPECS[0]).pixels)
+    monkeypatch.setattr(module.JpegImagePlugin.JpegImageFile, "load", fails)
+    with pytest.raises(UnreadableError, match="needs more memory than there is"):
+        decode(data, SPECS[0])
 
 
 def test_damaged_files_get_the_same_verdict() -> None:

@@ -1,7 +1,7 @@
 """The bytes of one photo -> a square of RGB pixels, or one plain reason why not.
 
 The order is: limits from the header, format from the content, decoding, orientation once, 8-bit RGB, resize, and
-crop, squash or pad. Any number of threads may decode at once: Pillow and torch leave the interpreter lock while they
+crop, squash or pad. Any number of threads may decode at once: decoders and torch leave the interpreter lock while they
 work, and large photos wait for one another, so that memory does not depend on luck. ICC profiles are ignored: numbers
 are taken to be sRGB, as nearly all photos are and as pretrained networks were trained.
 """
@@ -68,8 +68,9 @@ _PLUGINS: Mapping[str, Callable[[io.BytesIO], ImageFile.ImageFile]] = {
     "JPEG2000": Jpeg2KImagePlugin.Jpeg2KImageFile,
     "AVIF": AvifImagePlugin.AvifImageFile,
 }
+_JPEG = re.compile(rb"\xff\xd8\xff")
 _MAGIC = (
-    (re.compile(rb"\xff\xd8\xff"), "JPEG"),
+    (_JPEG, "JPEG"),
     (re.compile(rb"\x89PNG\r\n\x1a\n"), "PNG"),
     (re.compile(rb"RIFF.{4}WEBP", re.DOTALL), "WEBP"),
     (re.compile(rb"GIF8[79]a"), "GIF"),
@@ -137,12 +138,13 @@ def decode(data: bytes, spec: Preprocessing) -> Decoded:
     Raises:
         UnreadableError: the content is not a whole image within ``MAX_PIXELS``; the message is the reason.
     """
-    is_jpeg = bool(_MAGIC[0][0].match(data))
-    decoded = _decode_ordinary(data, spec) if is_jpeg else None
-    return decoded or _decode_any(data, spec, 0 if is_jpeg else _OPENING_BYTES)
+    return _decode_ordinary(data, spec) or _decode_by_pillow(data, spec)
 
 
 def _decode_ordinary(data: bytes, spec: Preprocessing) -> Decoded | None:
+    """``decode`` of a JPEG as most are; None for anything else."""
+    if not _JPEG.match(data):
+        return None
     jpeg = read_jpeg(data)
     require_plausible(jpeg.width_px, jpeg.height_px, len(data))
     if not jpeg.is_ordinary:
@@ -158,8 +160,8 @@ def _decode_ordinary(data: bytes, spec: Preprocessing) -> Decoded | None:
     return _decoded(pixels, jpeg.width_px, jpeg.height_px, jpeg.orientation, "JPEG")
 
 
-def _decode_any(data: bytes, spec: Preprocessing, opening_bytes: int) -> Decoded:
-    with _ROOM.take(opening_bytes):
+def _decode_by_pillow(data: bytes, spec: Preprocessing) -> Decoded:
+    with _ROOM.take(0 if _JPEG.match(data) else _OPENING_BYTES):
         opened = open_image(data)
     image = opened.image
     try:

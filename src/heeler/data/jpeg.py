@@ -40,7 +40,7 @@ class Jpeg:
         height_px: as stored; 0 where no frame says so.
         orientation: of EXIF, 1 to 8.
         is_ordinary: 8-bit grey or three colours in Huffman codes, as nearly all photos are.
-        pieces: segments without metadata and the scans without what follows the photo.
+        pieces: the segments that a decoder needs, and the scans.
     """
 
     width_px: int
@@ -50,7 +50,7 @@ class Jpeg:
     pieces: tuple[bytes | memoryview, ...]
 
     def plain(self) -> bytes:
-        """The JPEG without metadata and without what follows the photo.
+        """The JPEG without metadata, for Pillow.
 
         Without metadata no malformed EXIF or colour profile can spoil a good photo, and a photo with a second one
         behind it (MPO) is an ordinary JPEG.
@@ -58,7 +58,7 @@ class Jpeg:
         return b"".join(self.pieces)
 
 
-@dataclass
+@dataclass(frozen=True)
 class _Frame:
     """What a start-of-frame segment says; all zero before there is one."""
 
@@ -117,7 +117,7 @@ def _whole_scans(data: bytes, scan_at: int, frame: _Frame) -> tuple[bytes | memo
     """The scans, so that Pillow fails if pixels are missing.
 
     At an early end marker libjpeg fills what is missing with grey, and Pillow does not pass on its warning. So the only
-    scan of an ordinary JPEG is given without its end marker: a decoder that still wants data then has to stop.
+    scan of a baseline JPEG is given without its end marker: a decoder that still wants data then has to stop.
     """
     scans_end = data.rfind(_EOI, scan_at)
     is_huffman = frame.marker in _HUFFMAN
@@ -144,11 +144,12 @@ def decode_ordinary(data: bytes, height_px: int, width_px: int) -> ByteArray | N
         width_px: likewise.
 
     Returns:
-        (height_px, width_px, 3) uint8 RGB, as stored; None where the decoder warns of anything, such as missing data.
+        (height_px, width_px, 3) uint8 RGB, as stored; None where the decoder warns of anything, such as missing data,
+        or finds no memory: Pillow then says what is wrong.
     """
     try:
         rgb: ByteArray = simplejpeg.decode_jpeg(data, min_height=height_px, min_width=width_px, strict=True)
-    except (ValueError, RuntimeError):
+    except (ValueError, RuntimeError, MemoryError):
         return None
     return rgb if rgb.shape == (height_px, width_px, 3) else None
 

@@ -16,10 +16,11 @@ PICTURE_S, MOST_PICTURES = 6e-4, 1000
 JUDGE_ENGINE_SHARE = 0.5
 # Seconds to look for flaws: neighbours in feature space, blur, duplicates; before tuning.
 FLAWS_S_PER_PHOTO = 1e-4
-# The head's fits: gradients of all folds together while a penalty is chosen, then of single heads, as counted on solar
-# cells, clothing, maize leaves and Imagewoof (81 to 132; 22 to 44). A gradient reads each photo's features, which takes
-# as long as so many columns of weights do, and moves vectors of the size of all weights, which takes as long as so many
-# photos do. Operations for each photo, column and feature, at the timed speed; there are no more features than photos.
+# The head's fits: gradients of all folds together while a penalty is chosen, then of single heads; nearly the most
+# that were counted on solar cells, clothing, maize leaves and Imagewoof (81 to 132; 22 to 44). A gradient reads each
+# photo's features, which takes as long as so many columns of weights do, and moves vectors of the size of all weights,
+# which takes as long as so many photos do. Operations for each photo, column and feature, at the timed speed; there are
+# no more features than photos.
 N_FITTED_FOLDS, FOLD_GRADIENTS, HEAD_GRADIENTS = 5, 130, 42
 READ_COLUMNS, VECTOR_PHOTOS, FIT_WORK = 19, 2_000, 2.5
 # Principal axes of the features: seconds, and operations for each photo and pair of features.

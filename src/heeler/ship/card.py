@@ -8,7 +8,7 @@ from platform import python_version
 
 from heeler.records import RunResult
 
-PACKAGES = ("heeler", "torch", "timm", "onnxruntime", "openvino", "numpy", "pillow", "scipy")
+PACKAGES = ("heeler", "torch", "timm", "onnxruntime", "openvino", "numpy", "pillow", "simplejpeg", "scipy")
 
 
 def versions() -> dict[str, str]:

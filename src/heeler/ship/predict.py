@@ -39,7 +39,7 @@ FEW = BATCH
 # Rows come so many at a time, computed together.
 EVERY = BATCH
 # A thread reads photos for so many passes before it computes them: on two cores Lite0 came to 329 photos/s of 320 px in
-# ONNX Runtime so, to 320 with one pass, and to no more with four. Decoding takes a ninth of the cores' time.
+# ONNX Runtime so, to 320 with one pass, and to no more with four. Decoding takes a twelfth of the cores' time.
 PASSES = 2
 KINDS = "give a path, bytes, a PIL image, or a uint8 array of shape (H, W, 3) in RGB"
 
