@@ -247,23 +247,50 @@ def test_what_cannot_be_exported_is_computed_by_torch(network: Callable[[], nn.M
 
 
 def exported(cache: Path) -> Path:
-    (file,) = (cache / "onnx").iterdir()
+    (file,) = (cache / "onnx").glob("*.onnx")
     return file
 
 
-def test_the_second_time_nothing_is_exported(
+def refused(*_: object) -> None:
+    raise AssertionError("exported or compared again")
+
+
+def test_the_second_time_nothing_is_exported_or_compared(
     tiny: FeatureNet, fresh_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pick_engine(tiny, "tiny", tiny_squares(), exact=True)
     before = exported(fresh_cache).stat()
-
-    def refuse(*_: object) -> None:
-        raise AssertionError("exported again")
-
-    monkeypatch.setattr(engines, "export_onnx", refuse)
-    assert pick_engine(tiny, "tiny", tiny_squares(), exact=True).name != "torch"
+    with monkeypatch.context() as patch:
+        patch.setattr(engines, "export_onnx", refused)
+        patch.setattr(engines, "torch_engine", refused)
+        engine = pick_engine(tiny, "tiny", tiny_squares(), exact=True)
+    assert engine.name == "onnxruntime"
+    assert relative_error(engine, torch_engine(tiny, "cpu", "fp32"), tiny_squares(7)) <= MAX_EXACT_ERROR
     after = exported(fresh_cache).stat()
     assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+
+
+def test_another_release_of_the_runtime_is_compared_again(
+    tiny: FeatureNet, fresh_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pick_engine(tiny, "tiny", tiny_squares(), exact=True)
+    monkeypatch.setattr("onnxruntime.__version__", "999.0")
+    monkeypatch.setattr(engines, "export_onnx", refused)
+    monkeypatch.setattr(engines, "relative_error", lambda *_: 1.0)
+    assert pick_engine(tiny, "tiny", tiny_squares(), exact=True).name == "torch"
+    assert not list((fresh_cache / "onnx").glob("*.onnx"))
+
+
+def test_a_note_of_what_was_compared_that_cannot_be_written(
+    tiny: FeatureNet, fresh_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise ResourceError("the disk is full")
+
+    monkeypatch.setattr(engines, "write_text", full)
+    for _ in range(2):
+        assert pick_engine(tiny, "tiny", tiny_squares(), exact=True).name == "onnxruntime"
+    assert [file.suffix for file in (fresh_cache / "onnx").iterdir()] == [".onnx"]
 
 
 def emptied(file: Path) -> None:
