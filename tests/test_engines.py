@@ -270,6 +270,15 @@ def test_the_second_time_nothing_is_exported_or_compared(
     assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
 
 
+def test_a_note_that_says_nothing_is_written_anew(tiny: FeatureNet, fresh_cache: Path) -> None:
+    pick_engine(tiny, "tiny", tiny_squares(), exact=True)
+    note = exported(fresh_cache).with_suffix(".compared")
+    written, before = note.read_bytes(), exported(fresh_cache).stat().st_mtime_ns
+    note.write_bytes(b"\xff\xfe\0")
+    assert pick_engine(tiny, "tiny", tiny_squares(), exact=True).name == "onnxruntime"
+    assert note.read_bytes() == written and exported(fresh_cache).stat().st_mtime_ns == before
+
+
 def test_another_release_of_the_runtime_is_compared_again(
     tiny: FeatureNet, fresh_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

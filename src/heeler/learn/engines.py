@@ -343,7 +343,7 @@ def _exported(net: nn.Module, key: str, sample: ByteArray) -> tuple[Path, Engine
             if not made_before:
                 export_onnx(net, path, sample.shape[1])
             engine, compared = onnxruntime_engine(path), _compared(path)
-            if note.exists() and note.read_text("utf-8") == compared:
+            if note.exists() and note.read_bytes() == compared.encode():
                 return path, engine
             if relative_error(engine, torch_engine(net, "cpu", "fp32"), few) <= MAX_EXACT_ERROR:
                 with contextlib.suppress(HeelerError):  # no room for it on the disk: compared again next time
