@@ -22,6 +22,7 @@ from heeler.learn.engines import (
     BATCH,
     MAX_EXACT_ERROR,
     MAX_RELATIVE_ERROR,
+    PIECE,
     Engine,
     export_onnx,
     has_fast_bf16,
@@ -268,6 +269,16 @@ def test_the_second_time_nothing_is_exported_or_compared(
     assert relative_error(engine, torch_engine(tiny, "cpu", "fp32"), tiny_squares(7)) <= MAX_EXACT_ERROR
     after = exported(fresh_cache).stat()
     assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+
+
+def test_an_engine_outlives_the_cache(tiny: FeatureNet, fresh_cache: Path) -> None:
+    engine = pick_engine(tiny, "tiny", tiny_squares(), exact=True)
+    of_cached = pick_engine(tiny, "tiny", tiny_squares(), exact=True)
+    exported(fresh_cache).unlink()
+    photos = tiny_squares(PIECE)
+    for one in (engine, of_cached):
+        for n_photos in (1, PIECE):
+            assert one.name == "onnxruntime" and len(one.forward(photos[:n_photos])) == n_photos
 
 
 def test_a_note_that_says_nothing_is_written_anew(tiny: FeatureNet, fresh_cache: Path) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import functools
 import importlib.util
 import queue
 import threading
@@ -192,11 +191,9 @@ def torch_engine(net: nn.Module, device: str, precision: Precision) -> Engine:
 
 def onnxruntime_engine(file: Path | bytes) -> Engine:
     """An exported network, a file or its content, in ONNX Runtime on the CPU; fp32, or as it was quantised."""
-    # Photos one at a time, on several cores: 6 ms of Lite0 on two, where a piece that is filled up for one takes 41. A
-    # long row of photos has no need of it, so it is made when it is asked for.
-    alone = functools.cache(lambda: _onnxruntime_pass(file, 1, min(PIECE, torch.get_num_threads())))
-    pieces = _in_pieces(_onnxruntime_pass(file, PIECE, 1), lambda photo: alone()(photo))
-    return Engine("onnxruntime", "fp32", pieces, at_once=PIECE)
+    # Photos one at a time, on several cores: 6 ms of Lite0 on two, where a piece that is filled up for one takes 41.
+    alone = _onnxruntime_pass(file, 1, min(PIECE, torch.get_num_threads()))
+    return Engine("onnxruntime", "fp32", _in_pieces(_onnxruntime_pass(file, PIECE, 1), alone), at_once=PIECE)
 
 
 def _onnxruntime_pass(file: Path | bytes, n_photos: int, n_threads: int) -> Callable[[ByteArray], FloatArray]:
@@ -365,7 +362,7 @@ def _compared(path: Path) -> str:
 
 
 def _timed(engine: Engine, sample: ByteArray) -> Engine:
-    """The engine with its rate: the best of two batches, since the check before has warmed it up."""
+    """The engine with its rate: the better of two batches, of which the first may set things up."""
     batch = sample[:BATCH]
     at_once = AtOnce(BATCH)
     best_s = min(_seconds(engine, at_once, batch) for _ in range(2))
