@@ -11,9 +11,11 @@ import pytest
 import timm
 import torch
 
+from heeler.learn import schedule
+from heeler.learn.schedule import WARM_TIMED, rate_share
 from heeler.learn.stages import FirstStages, Views, first_engine, is_divisible, last_groups, last_stages
 from heeler.learn.tune import fine_tune
-from heeler.learn.weights import plain_state
+from heeler.learn.weights import Weights, plain_state
 from heeler.plans import Recipe
 from heeler.records import Epoch, Event, ignore_events
 from tiny import LABELS, SPEC, TRAIN, VALID, exact, network, store
@@ -76,6 +78,30 @@ def test_only_the_last_stages_learn_and_the_result_is_the_whole_network(tmp_path
         error = (tuned.model((pixels / 255 - mean) / std).argmax(1).numpy() != LABELS[VALID]).mean()
     assert tuned.kind != "raw" or error == pytest.approx(best.valid_error, abs=1.5 / len(VALID))
     assert not list((fresh_cache / "activations").iterdir())
+
+
+@pytest.mark.parametrize(("lr", "is_lowered"), [(None, True), (5e-4, False)])
+def test_the_last_stages_start_more_slowly_where_a_step_would_reach_far(
+    lr: float | None, is_lowered: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A rate that the user gave stays as it is."""
+    update, shares, reaches = Weights.update, [], []
+
+    def watched(self: Weights, share: float, n_before: int) -> None:
+        shares.append(share / rate_share(n_before / 6, WARM_TIMED))
+        gradients = zip((group["params"] for group in self._optimizer.param_groups), self._peaks, strict=True)
+        reaches.append(sum(peak * float(one.grad.abs().sum()) for ones, peak in gradients for one in ones))
+        update(self, share, n_before)
+
+    monkeypatch.setattr(Weights, "update", watched)
+    monkeypatch.setattr(schedule, "MAX_REACH", 1e-5)
+    recipe = Recipe(budget_s=1e4, max_epochs=2, lr=lr, last_views=1, batch_size=12)
+    with exact():
+        fine_tune(network(), store(tmp_path / "rows"), LABELS, TRAIN, VALID, SPEC, recipe, ignore_events)
+    firsts = np.cumsum(reaches[:4]) / np.arange(1, 5)
+    assert len(shares) == 6 and firsts.min() > 2e-5  # or there would be nothing to lower
+    lowered = [*1e-5 / firsts, *[1e-5 / firsts[3]] * 2]
+    assert shares == pytest.approx(lowered if is_lowered else [1] * 6, rel=1e-3)
 
 
 def test_activations_can_be_mixed_in_pairs(tmp_path: Path, fresh_cache: Path) -> None:

@@ -23,6 +23,9 @@ ALL_LR = 2e-4
 # Of the last stages and the head, where only these train, and of all layers in a timed run: see docs/recipe.md.
 LAST_LR = 5e-4
 TIMED_LR = 7e-4
+# Where the first updates of the last stages, at these rates, would change a batch's loss by more nats than this (were
+# it linear), the rates are lowered until they do not. It is 2 to 3 on photos like ImageNet's, and 8 on solar cells.
+MAX_REACH, N_REACHES = 2.5, 4
 # The stem learns this many times more slowly than the head: in few epochs, and in a timed run, which has many.
 STEM_DIVISOR = 100.0
 TIMED_STEM_DIVISOR = 10.0
@@ -137,6 +140,8 @@ class Cursor:
         n_since_best: judgements since the best.
         best_at_s: seconds of the run that were used when the best was judged.
         n_retreats: how often the run went back.
+        reach_sum: of the first updates, what each would change the loss by; see ``Weights.reach``.
+        n_reaches: how many these are.
         history: a record for each judgement.
     """
 
@@ -151,6 +156,8 @@ class Cursor:
     n_since_best: int = 0
     best_at_s: float = 0.0
     n_retreats: int = 0
+    reach_sum: float = 0.0
+    n_reaches: int = 0
     history: list[Epoch] = field(default_factory=list)
 
     @classmethod
@@ -173,6 +180,17 @@ class Cursor:
     def epoch_ended(self) -> None:
         """Turn to the next epoch."""
         self.epoch, self.step = self.epoch + 1, 0
+
+    def restraint(self, reach: Callable[[], float]) -> float:
+        """Share of the peak rates, in (0, 1], at which the first updates do not reach too far.
+
+        Args:
+            reach: of the update that is due, asked for while it is one of the first.
+        """
+        if self.n_reaches < N_REACHES:
+            self.reach_sum, self.n_reaches = self.reach_sum + reach(), self.n_reaches + 1
+        mean = self.reach_sum / self.n_reaches
+        return MAX_REACH / mean if mean > MAX_REACH else 1.0
 
     def n_epochs(self, n_photos: int) -> float:
         """Passes over ``n_photos`` until now."""

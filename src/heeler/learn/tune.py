@@ -137,6 +137,7 @@ class _Run:
         photos = (train, worker.labels[train].numpy(), valid, worker.labels[valid].numpy())
         self.key = key_of([asdict(settings), asdict(worker.spec), worker.is_divided], photos, start)
         self.phases = phases_of(recipe, is_divided=worker.is_divided)
+        self.is_restrained = timed and worker.is_divided and not recipe.lr
         self.n_planned = sum(phase.epochs for phase in self.phases)
         self._enter(self.phases[0])
         self.cursor = Cursor()
@@ -180,6 +181,8 @@ class _Run:
             self._retreat("the loss")
             return
         share = rate_share(self._done(), self.phase.warm) * 0.5**cursor.n_retreats
+        if self.is_restrained:
+            share *= cursor.restraint(self.weights.reach)
         self.weights.update(share, (cursor.epoch - 1) * self.n_steps + cursor.step)
         cursor.step_ended(len(wanted), loss, self.pace.step_ended(), all_layers=self.phase.name == "all")
         self.tell(Progress(round(self._n_epochs() * len(self.train)), loss=cursor.loss_sum / cursor.n_seen))

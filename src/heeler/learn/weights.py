@@ -66,6 +66,18 @@ class Weights:
             decay = min(self._ema_decay, (1 + n_before) / (10 + n_before))
             torch._foreach_lerp_(*self._pairs, 1 - decay)
 
+    def reach(self) -> float:
+        """What an update at the peak rates would change a batch's loss by if that were linear, in nats.
+
+        AdamW moves each weight by about its rate, whatever the size of its gradient, so it is the sum of the
+        gradients' absolute values, each times its rate.
+        """
+        total = 0.0
+        for group, peak in zip(self._optimizer.param_groups, self._peaks, strict=True):
+            gradients = [parameter.grad for parameter in group["params"] if parameter.grad is not None]
+            total += peak * sum(float(gradient.abs().sum()) for gradient in gradients)
+        return total
+
     def are_finite(self) -> bool:
         """Whether every weight and every statistic of the network is a number."""
         return bool(torch.stack([tensor.isfinite().all() for tensor in _floats(self.model)]).all())
