@@ -24,7 +24,7 @@ ALL_LR = 2e-4
 LAST_LR = 5e-4
 TIMED_LR = 7e-4
 # Where the first updates of the last stages, at these rates, would change a batch's loss by more nats than this (were
-# it linear), the rates are lowered until they do not. It is 2 to 3 on photos like ImageNet's, and 6 to 13 on solar cells.
+# it linear), the rates are lowered until they do not: 2 to 3 on photos like ImageNet's, 6 to 13 on solar cells.
 MAX_REACH, N_REACHES = 3.5, 4
 # The stem learns this many times more slowly than the head: in few epochs, and in a timed run, which has many.
 STEM_DIVISOR = 100.0
