@@ -244,6 +244,25 @@ def test_training_sees_its_own_size_and_judging_the_photos(rows: Rows) -> None:
     assert seen == {(True, 48), (False, PX)}
 
 
+@pytest.mark.parametrize("size", [5, 7, len(TRAIN), 100])
+def test_no_batch_of_an_epoch_is_small(rows: Rows, monkeypatch: pytest.MonkeyPatch, size: int) -> None:
+    batches: list[np.ndarray] = []
+    gradient = worker.Worker.gradient
+
+    def watched(self: Any, wanted: Any, seed: int) -> float:
+        batches.append(wanted)
+        return gradient(self, wanted, seed)
+
+    monkeypatch.setattr(worker.Worker, "gradient", watched)
+    tune_it(rows, Recipe(epochs=2, frozen_epochs=0, batch_size=size))
+    n_steps = -(-len(TRAIN) // size)
+    assert len(batches) == 2 * n_steps
+    for epoch in (batches[:n_steps], batches[n_steps:]):
+        np.testing.assert_array_equal(np.sort(np.concatenate(epoch)), TRAIN)
+        lengths = sorted(map(len, epoch))
+        assert lengths[-1] <= size and lengths[-1] - lengths[0] <= 1
+
+
 def test_mixup_mixes_photos_and_labels_by_the_same_shares(rows: Rows, monkeypatch: pytest.MonkeyPatch) -> None:
     """Photos of one colour each, the class as its brightness: a mixed photo shows how its label must be mixed."""
     shades = np.array([30, 90, 150, 210])

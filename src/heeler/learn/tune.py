@@ -252,12 +252,13 @@ class _Run:
         return self.worker.team.first([time.perf_counter()])[0]
 
     def _batch(self) -> IntArray:
-        """Rows of the next step, the same in every process."""
-        cursor, size = self.cursor, self.worker.batch_size
+        """Rows of the next step, the same in every process; an epoch has no batch of a few left over."""
+        cursor, n_rows = self.cursor, len(self.train)
         if self.order[0] != cursor.epoch:
             order = np.random.default_rng([self.recipe.seed, cursor.epoch]).permutation(self.train)
             self.order = (cursor.epoch, order)
-        return self.order[1][cursor.step * size : (cursor.step + 1) * size]
+        first, end = (step * n_rows // self.n_steps for step in (cursor.step, cursor.step + 1))
+        return self.order[1][first:end]
 
     def _done(self) -> float:
         """Share of the phase that is behind, by steps or by seconds, whichever is more."""
