@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from conftest import SCENES, TrainedRun, make_photos, run_heeler
+from conftest import SCENES, TrainedRun, make_photos, run_heeler, scene
 from heeler import planning
 from heeler.data import pixels
 from heeler.data.catalogue import read_source
@@ -28,7 +28,7 @@ from heeler.learn.tune import fine_tune
 from heeler.machine import n_cores
 from heeler.photos import read_and_split
 from heeler.plans import Recipe, TrainOptions
-from heeler.records import Event, Note, Planned, Preprocessing
+from heeler.records import Event, Fit, Note, Planned, Preprocessing
 from heeler.ship.bundle import open_bundle
 
 TINY = ("--image-px", "64")
@@ -111,9 +111,9 @@ def test_who_goes_on_has_the_same_parts_and_does_not_tune_anew(
     def killed(*given: object) -> None:
         raise KeyboardInterrupt
 
-    squashed = lambda trials: next(trial for trial in trials if trial.setting.fit == "squash")  # noqa: E731
+    cropped = lambda trials: next(trial for trial in trials if trial.setting.fit == "crop")  # noqa: E731
     monkeypatch.setattr(planner, "CHOICE_SHARES", (0.15,))
-    monkeypatch.setattr(planning, "choose", lambda plan, trials, *rest: squashed(trials))
+    monkeypatch.setattr(planning, "choose", lambda plan, trials, *rest: cropped(trials))
     module = importlib.import_module("heeler.train")
     monkeypatch.setattr(module, "read_and_split", by_fit)
     run, tune = tmp_path / "run", module.tune
@@ -121,13 +121,13 @@ def test_who_goes_on_has_the_same_parts_and_does_not_tune_anew(
     monkeypatch.setattr(module, "tune", killed)
     assert run_heeler(*asked).code == 130
     plan, parts = json.loads((run / "plan.json").read_text()), (run / "catalogue.csv").read_text()
-    assert plan["chosen"]["fit"] == "squash" and plan["first"]["fit"] == "crop"
+    assert plan["chosen"]["fit"] == "crop" and plan["first"]["fit"] == "squash"
     monkeypatch.setattr(module, "tune", tune)
     done = run_heeler(*asked, "--resume")
     assert done.code == 0, done.err
-    assert pixels_of == ["crop", "crop"] and (run / "catalogue.csv").read_text() == parts
+    assert pixels_of == ["squash", "squash"] and (run / "catalogue.csv").read_text() == parts
     assert json.loads((run / "plan.json").read_text())["chosen"] == plan["chosen"]
-    assert json.loads((run / "model" / "heeler.json").read_text())["settings"]["image"] == "64 px, squash"
+    assert json.loads((run / "model" / "heeler.json").read_text())["settings"]["image"] == "64 px, crop"
 
 
 def test_a_choice_looks_at_no_photo_that_judges(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -222,6 +222,19 @@ def test_a_plan_in_python(source: Path) -> None:
     assert [event.plan for event in told if isinstance(event, Planned)] == [plan]
     assert not [event for event in told if isinstance(event, Note)]
     assert plan.rates.forward_per_s > 0 and np.isfinite(plan.rates.fit_per_s)
+
+
+@pytest.mark.parametrize(
+    ("size", "wanted", "first"),
+    [((160, 160), None, "squash"), ((160, 160), "crop", "crop"), ((160, 120), None, "crop")],
+)
+def test_square_photos_keep_their_edges(tmp_path: Path, size: tuple[int, int], wanted: Fit | None, first: str) -> None:
+    for label, scene_name in zip("ab", SCENES, strict=False):
+        (tmp_path / label).mkdir()
+        for number in range(4):
+            scene(scene_name, number).resize(size).save(tmp_path / label / f"{number}.jpg")
+    plan = planning.plan_only(tmp_path, TrainOptions(minutes=2, image_px=64, fit=wanted))
+    assert plan.first.fit == plan.rates.base.fit == first
 
 
 def test_a_calibration_reads_few_photos(source: Path, fresh_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
