@@ -236,9 +236,10 @@ def test_a_cursor_counts_and_survives_json() -> None:
 
 
 def test_first_updates_that_reach_too_far_lower_the_rates() -> None:
-    cursor, far = Cursor(), schedule.MAX_REACH * 4
-    reaches = iter([far, far, far / 2, far / 2])
-    shares = [cursor.restraint(lambda: next(reaches)) for _ in range(schedule.N_REACHES)]
-    assert shares == pytest.approx([1 / 4, 1 / 4, 1 / (4 * 5 / 6), 1 / 3])
+    cursor, far, half = Cursor(), schedule.MAX_REACH * 4, schedule.N_REACHES // 2
+    reaches = iter([*[far] * half, *[far / 2] * half])
+    shares = [cursor.restraint(lambda: next(reaches)) for _ in range(2 * half)]
+    assert shares == sorted(shares) and shares[:half] == pytest.approx([1 / 4] * half)
+    assert shares[half] == pytest.approx((half + 1) / (4 * half + 2)) and shares[-1] == pytest.approx(1 / 3)
     assert [cursor.restraint(lambda: 1e9) for _ in range(3)] == pytest.approx([1 / 3] * 3)  # the first ones alone count
     assert Cursor().restraint(lambda: schedule.MAX_REACH / 2) == Cursor().restraint(lambda: 0.0) == 1

@@ -95,6 +95,7 @@ def test_the_last_stages_start_more_slowly_where_a_step_would_reach_far(
 
     monkeypatch.setattr(Weights, "update", watched)
     monkeypatch.setattr(schedule, "MAX_REACH", 1e-5)
+    monkeypatch.setattr(schedule, "N_REACHES", 4)
     recipe = Recipe(budget_s=1e4, max_epochs=2, lr=lr, last_views=1, batch_size=12)
     with exact():
         fine_tune(network(), store(tmp_path / "rows"), LABELS, TRAIN, VALID, SPEC, recipe, ignore_events)
