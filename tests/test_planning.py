@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from conftest import SCENES, TrainedRun, make_photos, run_heeler, scene
 from heeler import planning
@@ -36,8 +37,13 @@ TINY = ("--image-px", "64")
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory, cache: Path, one_thread: None) -> Path:
-    """96 photos in four classes."""
-    return make_photos(tmp_path_factory.mktemp("planning") / "photos", **dict.fromkeys(SCENES, 24))
+    """96 photos in four classes, of which a crop shows less than all."""
+    made = make_photos(tmp_path_factory.mktemp("planning") / "photos", **dict.fromkeys(SCENES, 24))
+    for path in made.rglob("*.jpg"):
+        with Image.open(path) as photo:
+            wide = photo.crop((0, 20, 160, 140))
+        wide.save(path, quality=92)
+    return made
 
 
 @pytest.fixture(scope="module")
@@ -111,9 +117,9 @@ def test_who_goes_on_has_the_same_parts_and_does_not_tune_anew(
     def killed(*given: object) -> None:
         raise KeyboardInterrupt
 
-    cropped = lambda trials: next(trial for trial in trials if trial.setting.fit == "crop")  # noqa: E731
+    squashed = lambda trials: next(trial for trial in trials if trial.setting.fit == "squash")  # noqa: E731
     monkeypatch.setattr(planner, "CHOICE_SHARES", (0.15,))
-    monkeypatch.setattr(planning, "choose", lambda plan, trials, *rest: cropped(trials))
+    monkeypatch.setattr(planning, "choose", lambda plan, trials, *rest: squashed(trials))
     module = importlib.import_module("heeler.train")
     monkeypatch.setattr(module, "read_and_split", by_fit)
     run, tune = tmp_path / "run", module.tune
@@ -121,13 +127,13 @@ def test_who_goes_on_has_the_same_parts_and_does_not_tune_anew(
     monkeypatch.setattr(module, "tune", killed)
     assert run_heeler(*asked).code == 130
     plan, parts = json.loads((run / "plan.json").read_text()), (run / "catalogue.csv").read_text()
-    assert plan["chosen"]["fit"] == "crop" and plan["first"]["fit"] == "squash"
+    assert plan["chosen"]["fit"] == "squash" and plan["first"]["fit"] == "crop"
     monkeypatch.setattr(module, "tune", tune)
     done = run_heeler(*asked, "--resume")
     assert done.code == 0, done.err
-    assert pixels_of == ["squash", "squash"] and (run / "catalogue.csv").read_text() == parts
+    assert pixels_of == ["crop", "crop"] and (run / "catalogue.csv").read_text() == parts
     assert json.loads((run / "plan.json").read_text())["chosen"] == plan["chosen"]
-    assert json.loads((run / "model" / "heeler.json").read_text())["settings"]["image"] == "64 px, crop"
+    assert json.loads((run / "model" / "heeler.json").read_text())["settings"]["image"] == "64 px, squash"
 
 
 def test_a_choice_looks_at_no_photo_that_judges(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -225,16 +231,29 @@ def test_a_plan_in_python(source: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("size", "wanted", "first"),
-    [((160, 160), None, "squash"), ((160, 160), "crop", "crop"), ((160, 120), None, "crop")],
+    ("size", "wanted", "first", "others"),
+    [
+        ((160, 160), None, "squash", {"squash"}),
+        ((160, 160), "crop", "crop", {"crop"}),
+        ((160, 120), None, "crop", {"crop", "squash"}),
+    ],
 )
-def test_square_photos_keep_their_edges(tmp_path: Path, size: tuple[int, int], wanted: Fit | None, first: str) -> None:
+def test_square_photos_keep_their_edges(
+    tmp_path: Path,
+    size: tuple[int, int],
+    wanted: Fit | None,
+    first: str,
+    others: set[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(planner, "CHOICE_SHARES", (0.15,))
     for label, scene_name in zip("ab", SCENES, strict=False):
         (tmp_path / label).mkdir()
-        for number in range(4):
+        for number in range(20):
             scene(scene_name, number).resize(size).save(tmp_path / label / f"{number}.jpg")
     plan = planning.plan_only(tmp_path, TrainOptions(minutes=2, image_px=64, fit=wanted))
     assert plan.first.fit == plan.rates.base.fit == first
+    assert {one.fit for one in plan.candidates} == others
 
 
 def test_a_calibration_reads_few_photos(source: Path, fresh_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:

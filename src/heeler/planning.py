@@ -74,7 +74,10 @@ def plan_first(
     if plan is None:
         with clock.stage("calibrate", unit=""):
             if options.fit is None and are_square(catalogue):
-                look = replace(look, spec=replace(look.spec, fit="squash"))  # a crop would cut their edges off
+                # A crop would cut an eighth off each side, and networks tuned on crops of solar cells were wrong for a
+                # point more of them (docs/recipe.md).
+                options = replace(options, fit="squash")
+                look = replace(look, spec=replace(look.spec, fit="squash"))
             rates, engine = calibrate(catalogue, look.backbone, look.spec)
         free = [name for name in ("backbone", "image_px", "fit") if getattr(options, name) is None]
         if options.weights:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import math
 import os
 import time
 from collections import deque
@@ -37,7 +38,7 @@ CHUNK, CHUNK_BYTES = 16, 2 << 20
 # Chunks that each core may be ahead of the disk: 256 photos, 40 MB at 224 px.
 AHEAD = 16
 # Photos whose header tells how most of them are shaped, and by how much the sides of one that is square may differ.
-N_SHAPES, SQUARE_RATIO = 32, 1.1
+N_SHAPES, SQUARE_RATIO = 16, 1.1
 # A file changed within this time of being read may change again without its times showing it.
 SETTLED_NS = 2_000_000_000
 
@@ -162,7 +163,7 @@ def decoding_per_s(catalogue: Catalogue, spec: Preprocessing) -> float:
 def are_square(catalogue: Catalogue) -> bool:
     """Whether most photos of a catalogue are about square, as the headers of some, spread over all of it, say."""
     usable, ratios = catalogue.usable, []
-    for photo in usable[:: max(1, len(usable) // N_SHAPES)]:
+    for photo in usable[:: math.ceil(len(usable) / N_SHAPES) or 1]:
         with contextlib.suppress(UnreadableError):
             opened = open_image(read_regular(photo.file))
             ratios.append(max(opened.width_px, opened.height_px) / min(opened.width_px, opened.height_px))
