@@ -22,7 +22,7 @@ from heeler.data import pixels as module
 from heeler.data.catalogue import read_source
 from heeler.data.decode import decode
 from heeler.data.duplicates import near_duplicates, thumbnails
-from heeler.data.pixels import Pixels, are_square, read_photos
+from heeler.data.pixels import Pixels, read_photos
 from heeler.errors import ResourceError
 from heeler.records import Catalogue, Event, Note, Preprocessing, Progress, ignore_events
 from images import encode, jpeg_ended_early
@@ -155,34 +155,6 @@ def test_an_unreadable_file_in_each_class_is_left_out_with_its_reason(photo_fold
     notes = [event for event in events if isinstance(event, Note)]
     assert [note.level for note in notes] == ["warning"]
     assert notes[0].text.startswith("3 unreadable: cat/notes.jpg") and "and 2 more" in notes[0].text
-
-
-@pytest.mark.parametrize(
-    ("sizes", "square"),
-    [
-        ([(64, 64)] * 3 + [(96, 64)] * 2, True),
-        ([(64, 64)] * 2 + [(64, 96)] * 3, False),
-        ([(70, 64)] * 3, True),
-        ([(72, 64)] * 3, False),
-        ([], False),
-    ],
-)
-def test_whether_photos_are_square(tmp_path: Path, sizes: list[tuple[int, int]], square: bool) -> None:
-    (tmp_path / "a").mkdir()
-    for number, size in enumerate(sizes):
-        scene("cat", number).resize(size).save(tmp_path / "a" / f"{number}.png")
-    (tmp_path / "a" / "broken.jpg").write_bytes(b"\xff\xd8\xff no photo")
-    assert are_square(read_source(tmp_path)) is square
-
-
-def test_only_some_of_many_photos_are_opened_for_their_shape(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "a").mkdir()
-    for number in range(150):
-        Image.new("RGB", (30, 30 if number < 100 else 60)).save(tmp_path / "a" / f"{number:03}.png")
-    opened: list[str] = []
-    monkeypatch.setattr(module, "read_regular", lambda path: (opened.append(path.name), path.read_bytes())[1])
-    assert are_square(read_source(tmp_path))
-    assert len(opened) == 15 <= module.N_SHAPES and opened[-1] == "140.png"  # each tenth of them
 
 
 def test_a_file_that_vanishes_after_the_listing_is_unreadable(photo_folder: Folder) -> None:

@@ -11,9 +11,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 
-from conftest import SCENES, TrainedRun, make_photos, run_heeler, scene
+from conftest import SCENES, TrainedRun, make_photos, run_heeler
 from heeler import planning
 from heeler.data import pixels
 from heeler.data.catalogue import read_source
@@ -29,7 +28,7 @@ from heeler.learn.tune import fine_tune
 from heeler.machine import n_cores
 from heeler.photos import read_and_split
 from heeler.plans import Recipe, TrainOptions
-from heeler.records import Event, Fit, Note, Planned, Preprocessing
+from heeler.records import Event, Note, Planned, Preprocessing
 from heeler.ship.bundle import open_bundle
 
 TINY = ("--image-px", "64")
@@ -37,13 +36,8 @@ TINY = ("--image-px", "64")
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory, cache: Path, one_thread: None) -> Path:
-    """96 photos in four classes, of which a crop shows less than all."""
-    made = make_photos(tmp_path_factory.mktemp("planning") / "photos", **dict.fromkeys(SCENES, 24))
-    for path in made.rglob("*.jpg"):
-        with Image.open(path) as photo:
-            wide = photo.crop((0, 20, 160, 140))
-        wide.save(path, quality=92)
-    return made
+    """96 photos in four classes."""
+    return make_photos(tmp_path_factory.mktemp("planning") / "photos", **dict.fromkeys(SCENES, 24))
 
 
 @pytest.fixture(scope="module")
@@ -228,32 +222,6 @@ def test_a_plan_in_python(source: Path) -> None:
     assert [event.plan for event in told if isinstance(event, Planned)] == [plan]
     assert not [event for event in told if isinstance(event, Note)]
     assert plan.rates.forward_per_s > 0 and np.isfinite(plan.rates.fit_per_s)
-
-
-@pytest.mark.parametrize(
-    ("size", "wanted", "first", "others"),
-    [
-        ((160, 160), None, "squash", {"squash"}),
-        ((160, 160), "crop", "crop", {"crop"}),
-        ((160, 120), None, "crop", {"crop", "squash"}),
-    ],
-)
-def test_square_photos_keep_their_edges(
-    tmp_path: Path,
-    size: tuple[int, int],
-    wanted: Fit | None,
-    first: str,
-    others: set[str],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(planner, "CHOICE_SHARES", (0.15,))
-    for label, scene_name in zip("ab", SCENES, strict=False):
-        (tmp_path / label).mkdir()
-        for number in range(20):
-            scene(scene_name, number).resize(size).save(tmp_path / label / f"{number}.jpg")
-    plan = planning.plan_only(tmp_path, TrainOptions(minutes=2, image_px=64, fit=wanted))
-    assert plan.first.fit == plan.rates.base.fit == first
-    assert {one.fit for one in plan.candidates} == others
 
 
 def test_a_calibration_reads_few_photos(source: Path, fresh_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from heeler.clock import Clock
 from heeler.data.catalogue import thin_catalogue
-from heeler.data.pixels import are_square, read_photos
+from heeler.data.pixels import read_photos
 from heeler.data.split import draw_folds, draw_share, judged_share
 from heeler.errors import UsageError
 from heeler.learn.backbone import DEFAULT_BACKBONE
@@ -73,11 +73,6 @@ def plan_first(
     plan, engine = saved, None
     if plan is None:
         with clock.stage("calibrate", unit=""):
-            if options.fit is None and are_square(catalogue):
-                # A crop would cut an eighth off each side, and networks tuned on crops of solar cells were wrong for a
-                # point more of them (docs/recipe.md).
-                options = replace(options, fit="squash")
-                look = replace(look, spec=replace(look.spec, fit="squash"))
             rates, engine = calibrate(catalogue, look.backbone, look.spec)
         free = [name for name in ("backbone", "image_px", "fit") if getattr(options, name) is None]
         if options.weights:

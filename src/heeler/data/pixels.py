@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import math
 import os
 import time
 from collections import deque
@@ -21,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
-from heeler.data.decode import decode, open_image
+from heeler.data.decode import decode
 from heeler.data.duplicates import THUMBNAIL_PX, mark_duplicates, thumbnails
 from heeler.data.rows import Facts, Rows, RowStore
 from heeler.data.square import without_padding
@@ -37,8 +36,6 @@ DECODE_VERSION = 4
 CHUNK, CHUNK_BYTES = 16, 2 << 20
 # Chunks that each core may be ahead of the disk: 256 photos, 40 MB at 224 px.
 AHEAD = 16
-# Photos whose header tells how most of them are shaped, and by how much the sides of one that is square may differ.
-N_SHAPES, SQUARE_RATIO = 16, 1.1
 # A file changed within this time of being read may change again without its times showing it.
 SETTLED_NS = 2_000_000_000
 
@@ -158,16 +155,6 @@ def decoding_per_s(catalogue: Catalogue, spec: Preprocessing) -> float:
     with _one_thread_a_photo(), ThreadPoolExecutor(n_cores()) as pool:
         list(pool.map(read, photos))
     return len(photos) / (time.perf_counter() - start)
-
-
-def are_square(catalogue: Catalogue) -> bool:
-    """Whether most photos of a catalogue are about square, as the headers of some, spread over all of it, say."""
-    usable, ratios = catalogue.usable, []
-    for photo in usable[:: math.ceil(len(usable) / N_SHAPES) or 1]:
-        with contextlib.suppress(UnreadableError):
-            opened = open_image(read_regular(photo.file))
-            ratios.append(max(opened.width_px, opened.height_px) / min(opened.width_px, opened.height_px))
-    return bool(ratios) and bool(np.median(ratios) <= SQUARE_RATIO)
 
 
 def kept_squares(names: list[str], spec: Preprocessing) -> ByteArray | None:
