@@ -17,7 +17,7 @@ from heeler.plans import Recipe
 from heeler.records import Event, Note, Preprocessing
 
 N_PHOTOS, N_VALID, SIDE_PX = 150, 30, 128
-# The last batch of an epoch is 56 photos.
+# An epoch is two batches of 60 photos.
 RECIPE = Recipe(epochs=2, frozen_epochs=1, lr=1e-3, ema_decay=0.9)
 MEMORY_BYTES = 800_000_000
 

@@ -34,7 +34,7 @@ from heeler.plans import Recipe
 from heeler.records import Event, Progress
 from tiny import LABELS, SPEC, TRAIN, VALID, network, store
 
-# Everything that a run can have: both phases, statistics, a running average, mixing, a batch that is not full.
+# Everything that a run can have: both phases, statistics, a running average, mixing, batches of unlike sizes.
 RECIPE = Recipe(epochs=2, frozen_epochs=1, batch_size=16, lr=1e-2, bn="training", ema_decay=0.9, mixup=0.3, seed=5)
 CALLS = ("fdopen", "fsync", "replace", "unlink")
 N_FIRST_SAVES = 3
