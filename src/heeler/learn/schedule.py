@@ -24,8 +24,8 @@ ALL_LR = 2e-4
 LAST_LR = 5e-4
 TIMED_LR = 7e-4
 # Where the first updates of the last stages, at these rates, would change a batch's loss by more nats than this (were
-# it linear), the rates are lowered until they do not: 2.3 to 2.8 on clothing and maize, 3.5 to 4.9 on solar cells.
-# Four of them alone are 3.8 to 7.4 on the same cells, by which photos come first.
+# it linear), the rates are lowered until they do not: 2.3 to 2.8 on clothing and maize, 3.5 to 7.8 on solar cells.
+# Four of them alone are 3.8 to 7.4 on one drawing of these, by which photos come first.
 MAX_REACH, N_REACHES = 2.5, 16
 # The stem learns this many times more slowly than the head: in few epochs, and in a timed run, which has many.
 STEM_DIVISOR = 100.0
