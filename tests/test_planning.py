@@ -14,6 +14,7 @@ import pytest
 
 from conftest import SCENES, TrainedRun, make_photos, run_heeler
 from heeler import planning
+from heeler.clock import Clock
 from heeler.data import pixels
 from heeler.data.catalogue import read_source
 from heeler.data.decode import Decoded
@@ -23,6 +24,7 @@ from heeler.learn import plan as planner
 from heeler.learn import relay
 from heeler.learn.calibrate import calibrate, tuning_rates
 from heeler.learn.depth import DEPTHS
+from heeler.learn.engines import Engine
 from heeler.learn.plan import MIN_OF_CLASS
 from heeler.learn.tune import fine_tune
 from heeler.machine import n_cores
@@ -193,6 +195,26 @@ def test_steps_are_not_timed_again_where_no_time_is_left(
     done = run_heeler("train", source, *TINY, "--minutes", 0.3, "--out", tmp_path / "run", "--json")
     assert done.code == 0, done.err
     assert "time steps" not in done.json["seconds"] and "tune" not in done.json["seconds"]
+
+
+def test_what_the_features_took_counts_for_more_than_a_batch_on_a_busy_machine(
+    source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[float] = []
+
+    def rates_of(model: object, spec: object, forward_per_s: float, n_last: int) -> tuple[float, float]:
+        asked.append(forward_per_s)
+        return forward_per_s, 100.0
+
+    monkeypatch.setattr(planning, "tuning_rates", rates_of)
+    options, clock = TrainOptions(minutes=2, image_px=64), Clock(lambda event: None)
+    plan, look = planning.plan_only(source, options), planning.first_look(options)
+    plan = replace(plan, rates=replace(plan.rates, forward_per_s=20.0))
+    look = replace(look, engine=Engine("torch", "fp32", lambda photos: np.zeros((len(photos), 1)), rate_per_s=3.0))
+    planning._timed_anew(plan, look, clock)  # as a trial had it
+    clock.rates_per_s["features"] = 400.0
+    assert planning._timed_anew(plan, look, clock).rates.forward_per_s == 400.0
+    assert asked == [pytest.approx(20.0), 400.0]
 
 
 @pytest.mark.parametrize(

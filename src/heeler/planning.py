@@ -165,7 +165,8 @@ def tuning_recipe(
 def _timed_anew(plan: Plan, look: Look, clock: Clock) -> Plan:
     """The plan with rates of the setting that was chosen: how deep to tune hangs on them, and the machine may have
     been busy when it was timed first."""
-    forward = look.engine.rate_per_s if look.engine else forward_per_s(plan.rates, look.setting)
+    # By a choice's trial or by all features: an engine's own rate is of a batch or two, before all else.
+    forward = max(clock.rates_per_s.get("features", 0.0), forward_per_s(plan.rates, look.setting))
     with clock.stage("time steps", unit=""):
         view, step = tuning_rates(look.backbone.model, look.spec, forward, Recipe().last_stages)
     rates = replace(plan.rates, base=look.setting, forward_per_s=forward, view_per_s=view, step_per_s=step)
