@@ -304,7 +304,8 @@ def _choice_text(first: Setting, candidates: Sequence[Setting], n_sample: int) -
     if not candidates:
         return "nothing to choose: no other setting fits into the minutes"
     n_tried = len(to_try(first, candidates))
-    return f"{n_tried} other settings on {n_sample:,} photos that train: pixels, geometry, network"
+    others = "1 other setting" if n_tried == 1 else f"{n_tried} other settings"
+    return f"{others} on {n_sample:,} photos that train: pixels, geometry, network"
 
 
 def choose(plan: Plan, trials: Sequence[Trial], elapsed_s: float, n_classes: int, n_tuned: int) -> Trial:
@@ -349,8 +350,10 @@ def chosen_text(trials: Sequence[Trial], best: Trial) -> str:
     first = trials[0]
     figures = f"loss {best.loss:.3f} and {100 * best.error:.1f} % wrong out of fold on {best.n_photos:,} photos"
     if best is first:
-        others = f"none of {len(trials) - 1} others is expected to be better by more than chance in this time"
-        return f"chosen: {best.setting}; {figures}; {others}"
+        if len(trials) == 1:
+            return f"chosen: {best.setting}; {figures}; there was no time to try another"
+        others = "the other is not" if len(trials) == 2 else f"none of {len(trials) - 1} others is"
+        return f"chosen: {best.setting}; {figures}; {others} expected to be better by more than chance in this time"
     return f"chosen: {best.setting}; {figures}; {first.setting} has {first.loss:.3f} and {100 * first.error:.1f} %"
 
 
