@@ -273,7 +273,9 @@ def test_the_smallest_expected_loss_wins_where_its_pass_fits_into_the_time() -> 
     # Pixels that leave no time for tuning must be better by more than tuning brings.
     assert best(70, first, trial(replace(BASE, image_px=320), 0.45, 10)) == first
     assert "320 px" in chosen_text([first, large, huge], huge) and "12.5 %" in chosen_text([first, large, huge], huge)
-    assert "none of 2 others" in chosen_text([first, large, huge], first)
+    said = [chosen_text([first, large, huge][:n], first) for n in (1, 2, 3)]
+    parts = "no time to try another", "the other is not expected", "none of 2 others is"
+    assert all(part in text for text, part in zip(said, parts, strict=True))
 
 
 def test_a_plan_without_photos_to_judge_by_tunes_nothing() -> None:
@@ -315,7 +317,7 @@ def test_a_plan_says_what_is_tuned() -> None:
         return next(stage.why for stage in planned(minutes, 1_500).stages if stage.name == "tune")
 
     assert said(1).startswith("the last 2 stages, about ")
-    assert said(3).startswith("the last 4 stages, about ")
+    assert said(6).startswith("the last 4 stages, about ")
     assert said(60).startswith("the last 4 stages, then all layers for about ")
 
 
