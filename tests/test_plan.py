@@ -317,7 +317,7 @@ def test_a_plan_says_what_is_tuned() -> None:
         return next(stage.why for stage in planned(minutes, 1_500).stages if stage.name == "tune")
 
     assert said(1).startswith("the last 2 stages, about ")
-    assert said(6).startswith("the last 4 stages, about ")
+    assert said(3).startswith("the last 4 stages, about ")
     assert said(60).startswith("the last 4 stages, then all layers for about ")
 
 
