@@ -104,8 +104,9 @@ class Classifier:
         Example:
             >>> import heeler
             >>> from PIL import Image
-            >>> model, photo = heeler.load("runs/photos-1/model"), Image.open("photos/cat/1.jpg")
-            >>> [row.label for row in model.predict(["photos/cat/1.jpg", photo], top=1)]
+            >>> model = heeler.load("runs/photos-1/model")
+            >>> with Image.open("photos/cat/1.jpg") as photo:
+            ...     [row.label for row in model.predict(["photos/cat/1.jpg", photo], top=1)]
             ['cat', 'cat']
         """
         if isinstance(photos, str | Path | bytes | Image.Image | np.ndarray):
