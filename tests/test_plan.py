@@ -312,6 +312,13 @@ def test_tuning_leaves_time_to_judge_and_write() -> None:
     assert tuning_s(exact, BASE, 100, 900) == pytest.approx(tuning_s(plan, BASE, 100, 900) + 4.5)
 
 
+@pytest.mark.parametrize(
+    ("free", "said"), [(("fit",), "1 other setting on "), (FREE, "2 other settings on "), ((), "nothing")]
+)
+def test_a_plan_says_what_is_tried(free: tuple[str, ...], said: str) -> None:
+    assert next(stage.why for stage in planned(5, 3_000, free=free).stages if stage.name == "choose").startswith(said)
+
+
 def test_a_plan_says_what_is_tuned() -> None:
     def said(minutes: float) -> str:
         return next(stage.why for stage in planned(minutes, 1_500).stages if stage.name == "tune")
