@@ -87,6 +87,27 @@ def test_what_is_done_is_the_share_of_the_time_that_training_has() -> None:
     assert pace.done == pytest.approx(45 / 90)
 
 
+def test_what_was_used_before_training_is_no_part_of_it() -> None:
+    clock = Clock()
+    pace = Pace(100.0, 2, clock, used_s=10.0)
+    clock.now_s += 10
+    pace.judging_ended(2)
+    pace.training_begins()
+    assert pace.done == 0
+    clock.now_s += 35
+    pace.step_ended()
+    assert pace.used_s == 55
+    assert pace.done == pytest.approx(35 / 70)
+    # Another process sets up for 20 s before it can go on: a part of the time, and none of the schedule.
+    other = Pace(100.0, 2, clock, used_s=20.0)
+    other.resume(pace.facts())
+    assert other.done == pytest.approx(35 / 70)
+    clock.now_s += 7.5
+    other.step_ended()
+    assert other.used_s == 82.5
+    assert other.done == pytest.approx(3 / 4)
+
+
 def test_no_step_begins_that_would_end_too_late() -> None:
     clock = Clock()
     pace = Pace(100.0, 2, clock)

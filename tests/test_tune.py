@@ -763,6 +763,26 @@ def test_a_timed_run_ends_early_where_nothing_improves(
     assert shares[-1] < 0.05  # it was not broken off while the rates were high
 
 
+def test_the_rates_rise_from_the_first_step_on_however_long_setting_up_took(
+    rows: Rows, clock: Clock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And a run that goes on begins where it was in its schedule."""
+
+    def look(_: Any) -> bool:
+        clock.now_s += 4
+        return False
+
+    monkeypatch.setattr(worker.Worker, "can_divide", look)
+    shares, recipe = rates(monkeypatch), replace(TIMED, budget_s=20, last_views=1)
+    tune_it(rows, recipe, probe=clock.network(), folder=tmp_path, stop=stop_after(9))
+    tune_it(rows, recipe, probe=clock.network(), folder=tmp_path, resume=True)
+    assert 20 - 0.25 <= clock.now_s - 50 <= 20
+    assert shares[0] < 0.05 and shares[-1] < 0.05
+    assert np.argmax(shares) / len(shares) == pytest.approx(schedule.WARM_TIMED, abs=0.1)
+    assert np.abs(np.diff(shares)).max() < 0.35  # a rise over few steps, and no leap after it
+    assert np.abs(np.diff(shares[9:])).max() < 0.1
+
+
 def test_the_time_before_a_stop_counts(rows: Rows, clock: Clock, tmp_path: Path) -> None:
     recipe = replace(TIMED, budget_s=8)
     tune_it(rows, recipe, probe=clock.network(), folder=tmp_path, stop=stop_after(13))

@@ -217,27 +217,38 @@ class Pace:
         self.judged_at_s = 0.0
         self.save_s = 0.0
         self.saved_at_s = 0.0
-        self.hurried_at_s = self.hurried_from = 0.0
+        # The schedule's present leg: seconds that were used when it began, and the share that was done then.
+        self.leg_at_s, self.leg_done = used_s, 0.0
+        self.is_hurried = False
         self._clock, self._last = clock, clock()
         self._steps: deque[float] = deque(maxlen=N_STEPS)
 
     def facts(self) -> dict[str, float]:
         """What ``resume`` needs to go on from here."""
-        names = ("used_s", "pass_s", "judging_s", "judged_at_s", "save_s", "budget_s", "hurried_at_s", "hurried_from")
-        return {name: getattr(self, name) for name in names}
+        names = ("used_s", "pass_s", "judging_s", "judged_at_s", "save_s", "budget_s", "leg_at_s", "leg_done")
+        return {name: getattr(self, name) for name in (*names, "is_hurried")}
 
     def resume(self, facts: Mapping[str, float]) -> None:
         """Go on where another process stopped; the seconds that it used count. A budget may be another than it had."""
-        wanted_s, used_s = self.budget_s, self.used_s
+        wanted_s, setup_s = self.budget_s, self.used_s
         for name, value in facts.items():
             setattr(self, name, value)
-        self.used_s += used_s
+        done = self.done
+        self.used_s += setup_s
         self.budget_s = min(self.budget_s, wanted_s) if self.is_hurried else wanted_s
+        self._begin_leg(done)
         self.saved_at_s, self._last = self.used_s, self._clock()
 
     def setup_ended(self) -> None:
         """All since the last call was neither a step nor judging nor a save."""
         self._passed()
+
+    def training_begins(self) -> None:
+        """What is used until now was for other things: the schedule begins here, and with it the rise of the rates."""
+        self._begin_leg(0.0)
+
+    def _begin_leg(self, done: float) -> None:
+        self.leg_at_s, self.leg_done = self.used_s, done
 
     def step_ended(self) -> float:
         """Seconds of the step that ended."""
@@ -262,21 +273,17 @@ class Pace:
     @property
     def done(self) -> float:
         """Share of the time for training that is used, in [0, 1]; 0 in a run without a budget."""
-        training_s = self.budget_s - self.n_final * self.pass_s - self.hurried_at_s
         if self.budget_s == 0:
             return 0.0
-        used_s, before = self.used_s - self.hurried_at_s, self.hurried_from
-        return min(1.0, before + (1 - before) * used_s / training_s) if training_s > 0 else 1.0
-
-    @property
-    def is_hurried(self) -> bool:
-        """Whether the run was brought to an early end."""
-        return self.hurried_at_s > 0
+        leg_s = self.budget_s - self.n_final * self.pass_s - self.leg_at_s
+        share = (self.used_s - self.leg_at_s) / leg_s if leg_s > 0 else 1.0
+        return min(1.0, self.leg_done + (1 - self.leg_done) * share)
 
     def hurry(self) -> None:
         """Come to an end early: what is left of the schedule is run through in a part of the time that is used."""
-        before, left_s = self.done, HURRY_SHARE * self.used_s + self.n_final * self.pass_s
-        self.hurried_at_s, self.hurried_from = self.used_s, before
+        done, left_s = self.done, HURRY_SHARE * self.used_s + self.n_final * self.pass_s
+        self._begin_leg(done)
+        self.is_hurried = True
         self.budget_s = min(self.budget_s, self.used_s + left_s)
 
     def has_time_for_step(self) -> bool:

@@ -25,16 +25,7 @@ from heeler.learn.augment import seed_of
 from heeler.learn.checkpoint import Checkpoint, discard_checkpoints, key_of, read_checkpoint, write_checkpoint
 from heeler.learn.contest import Best, Contest, Tuned
 from heeler.learn.depth import VIEWS_SHARE
-from heeler.learn.schedule import (
-    Cursor,
-    Pace,
-    Phase,
-    is_timed,
-    layer_groups,
-    layer_rates,
-    phases_of,
-    rate_share,
-)
+from heeler.learn.schedule import Cursor, Pace, Phase, is_timed, layer_groups, layer_rates, phases_of, rate_share
 from heeler.learn.stages import last_groups
 from heeler.learn.team import Team
 from heeler.learn.weights import State, Weights, average, plain_state
@@ -156,11 +147,12 @@ class _Run:
         if self.folder:
             discard_checkpoints(self.folder)
         if self.pace.budget_s:
-            # What a pass takes is known better without its first batch, for which the kernels are chosen.
+            # The first batch, for which the kernels are chosen, says little of what a pass takes.
             self.worker.logits(self.worker.model, self.valid[:EVALUATE_BATCH])
             self.pace.setup_ended()
         loss, _ = self.contest.enter(self.worker.model, "raw", 0)
         self.pace.judging_ended(1)
+        self.pace.training_begins()
         if not math.isfinite(loss):
             raise HeelerError("the answers of the network to start from are not finite numbers")
         self.saved = self._checkpoint()
