@@ -90,6 +90,19 @@ def test_more_seconds_go_deeper() -> None:
     assert order == sorted(order) and order[0] == 0 and order[-1] == len(DEPTHS) - 1
 
 
+def test_where_the_last_stages_bear_half_of_the_rates_they_need_twice_the_epochs() -> None:
+    gentle = replace(RATES, restraint=0.5)
+    for usual, slow in zip(DEPTHS, depths_of(gentle), strict=True):
+        factor = 2 if usual.last_stages else 1
+        assert (slow.enough_epochs, slow.enough_photos) == (factor * usual.enough_epochs, factor * usual.enough_photos)
+        assert slow == replace(usual, enough_epochs=slow.enough_epochs, enough_photos=slow.enough_photos)
+    assert views_in(RATES, BASE, 1_000, 70, TWO) == 2 > views_in(gentle, BASE, 1_000, 70, TWO) == 1
+    # So the quick steps of the last two have the time for longer.
+    seconds = 160
+    assert best_depth(RATES, BASE, 2_000, seconds)[0].last_stages == 4
+    assert best_depth(gentle, BASE, 2_000, seconds)[0].last_stages == 2
+
+
 def test_a_card_trains_all_layers() -> None:
     assert depths_of(ON_A_CARD) == WHOLE
     depth, gain = best_depth(ON_A_CARD, BASE, 1_000, 600)

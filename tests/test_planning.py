@@ -62,7 +62,9 @@ def test_a_run_by_minutes_tells_its_plan_and_keeps_to_its_stages(minutes_run: Tr
     events = [json.loads(line) for line in (minutes_run.run / "history.jsonl").read_text().splitlines()]
     plans = [event["plan"] for event in events if event["event"] == "planned"]
     assert len(plans) == 1 and plans[0]["n_read"] == 96
-    tune_s = json.loads((minutes_run.run / "plan.json").read_text())["tune_s"]
+    kept = json.loads((minutes_run.run / "plan.json").read_text())
+    tune_s = kept["tune_s"]
+    assert 0 < kept["rates"]["restraint"] <= 1
     assert any(event["event"] == "epoch" for event in events) == (tune_s > 0)  # a slow machine has no time for it
     assert open_bundle(minutes_run.model).classes == tuple(sorted(SCENES))
     assert not (minutes_run.run / "checkpoint").exists()
@@ -211,10 +213,16 @@ def test_what_the_features_took_counts_for_more_than_a_batch_on_a_busy_machine(
     plan, look = planning.plan_only(source, options), planning.first_look(options)
     plan = replace(plan, rates=replace(plan.rates, forward_per_s=20.0))
     look = replace(look, engine=Engine("torch", "fp32", lambda photos: np.zeros((len(photos), 1)), rate_per_s=3.0))
-    planning._timed_anew(plan, look, clock)  # as a trial had it
+    photos = read_and_split(read_source(source), look.spec, options, clock)
+    monkeypatch.setattr(planning, "first_restraint", lambda *_: 0.4)
+    planning._timed_anew(plan, photos, look, look.backbone.model, options, clock)  # as a trial had it
     clock.rates_per_s["features"] = 400.0
-    assert planning._timed_anew(plan, look, clock).rates.forward_per_s == 400.0
+    rates = planning._timed_anew(plan, photos, look, look.backbone.model, options, clock).rates
+    assert rates.forward_per_s == 400.0 and rates.restraint == 0.4
     assert asked == [pytest.approx(20.0), 400.0]
+    # A rate that the user gave stays as it is, and so does what it needs.
+    own = replace(options, recipe=replace(options.recipe, lr=1e-4))
+    assert planning._timed_anew(plan, photos, look, look.backbone.model, own, clock).rates.restraint == 1.0
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The learning-rate range test: where the loss falls, where it grows, and that the network is left alone."""
+"""Which rates a network bears: where the loss falls, where it grows, and that the network is left alone."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from heeler.learn.rates import HIGHEST, LOWEST, rate_range, suggest_rate
+from heeler.learn import rates, schedule
+from heeler.learn.rates import HIGHEST, LOWEST, first_restraint, rate_range, suggest_rate
 from heeler.plans import Recipe
 from heeler.records import Event, Progress, ignore_events
 from tiny import LABELS, SPEC, TRAIN, difference, exact, network, store
@@ -48,6 +49,26 @@ def test_the_network_and_the_chances_of_others_are_left_alone(rows: object) -> N
     assert difference(model, network()) == 0
     assert first == again != other
     assert torch.initial_seed() == seed and torch.equal(before, torch.random.get_rng_state())
+
+
+@pytest.mark.parametrize("slower", [0.5, 1.0, 3.0])
+def test_the_last_stages_bear_less_where_a_step_would_reach_far(
+    rows: object, monkeypatch: pytest.MonkeyPatch, slower: float
+) -> None:
+    """The share is what lowers the rates of a run by its first updates."""
+    model = network()
+    torch.nn.init.normal_(model.get_classifier().weight)
+    seen: list[float] = []
+    reach = rates.Weights.reach
+    monkeypatch.setattr(rates.Weights, "reach", lambda self: (seen.append(reach(self)), seen[-1])[1])
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    with exact():
+        first_restraint(model, rows, LABELS, TRAIN, SPEC)  # type: ignore[arg-type]
+        monkeypatch.setattr(schedule, "MAX_REACH", float(np.mean(seen)) / slower)
+        share = first_restraint(model, rows, LABELS, TRAIN, SPEC)  # type: ignore[arg-type]
+    assert len(seen) == 4 and seen[:2] == seen[2:] and min(seen) > 0  # 36 photos are two batches
+    assert share == pytest.approx(min(1.0, 1 / slower))
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
 
 
 def test_the_last_stages_alone_are_trained_where_the_run_does_so(rows: object) -> None:

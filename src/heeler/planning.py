@@ -7,6 +7,7 @@ from collections import Counter
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from heeler.clock import Clock
 from heeler.data.catalogue import thin_catalogue
@@ -20,6 +21,7 @@ from heeler.learn.costs import forward_per_s
 from heeler.learn.depth import BEFORE_ALL, MIN_TUNING_S, before_all_s, best_depth, epochs_in, views_in
 from heeler.learn.plan import MIN_OF_CLASS, choose, chosen_text, plan_rest, plan_run, spare_s, to_try, tuning_s
 from heeler.learn.probe import N_FOLDS
+from heeler.learn.rates import first_restraint
 from heeler.photos import Photos, list_files
 from heeler.plans import Plan, Recipe, Setting, TrainOptions
 from heeler.records import Catalogue, Note, OnEvent, Planned, ignore_events
@@ -130,9 +132,18 @@ def _as_wanted(photos: Photos, first: Look, look: Look, clock: Clock) -> Photos:
 
 
 def tuning_recipe(
-    photos: Photos, look: Look, plan: Plan | None, options: TrainOptions, clock: Clock
+    photos: Photos, look: Look, start: Any, plan: Plan | None, options: TrainOptions, clock: Clock
 ) -> tuple[Recipe, Plan | None]:
-    """The user's fixed recipe, or tuning for what is left of the minutes; the plan says how long that is."""
+    """The user's fixed recipe, or tuning for what is left of the minutes; the plan says how long that is.
+
+    Args:
+        photos: of the run.
+        look: that was chosen.
+        start: timm network with the head that tuning starts from.
+        plan: of the run; None where epochs decide.
+        options: the user's.
+        clock: of the run.
+    """
     if plan is None:
         return options.recipe, None
     n_train, n_judged = len(photos.split.train), len(photos.split.valid) + len(photos.split.test)
@@ -141,7 +152,7 @@ def tuning_recipe(
         return tuning_s(plan, look.setting, clock.total_s, n_judged) if plan.may_tune else 0.0
 
     if plan.tune_s is None and left(plan) >= MIN_TUNING_S:
-        plan = _timed_anew(plan, look, clock)
+        plan = _timed_anew(plan, photos, look, start, options, clock)
     rates = plan.rates
     if plan.tune_s is None:
         left_s = left(plan)
@@ -162,15 +173,18 @@ def tuning_recipe(
     return recipe, plan
 
 
-def _timed_anew(plan: Plan, look: Look, clock: Clock) -> Plan:
-    """The plan with rates of the setting that was chosen: how deep to tune hangs on them, and the machine may have
-    been busy when it was timed first."""
+def _timed_anew(plan: Plan, photos: Photos, look: Look, start: Any, options: TrainOptions, clock: Clock) -> Plan:
+    """The plan with rates of the setting and the head that were chosen: how deep to tune hangs on them, and the machine
+    may have been busy when it was timed first."""
     # By a choice's trial or by all features: an engine's own rate is of a batch or two, before all else.
     forward = max(clock.rates_per_s.get("features", 0.0), forward_per_s(plan.rates, look.setting))
     with clock.stage("time steps", unit=""):
-        view, step = tuning_rates(look.backbone.model, look.spec, forward, Recipe().last_stages)
+        view, step = tuning_rates(start, look.spec, forward, Recipe().last_stages)
+        restraint = 1.0
+        if view and not options.recipe.lr:
+            restraint = first_restraint(start, photos.pixels.rows, photos.labels, photos.split.train, look.spec)
     rates = replace(plan.rates, base=look.setting, forward_per_s=forward, view_per_s=view, step_per_s=step)
-    return replace(plan, rates=rates)
+    return replace(plan, rates=replace(rates, restraint=restraint))
 
 
 def look_of(setting: Setting, options: TrainOptions) -> Look:

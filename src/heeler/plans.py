@@ -196,6 +196,7 @@ class Rates:
         fit_per_s: floating-point operations a second of the linear head.
         engine_s: seconds that a network takes before its first photo.
         exact_work: work of a photo in fp32, in which tuned networks are judged, against that of its features.
+        restraint: share of the usual learning rates that the last stages bear, in (0, 1]; see ``first_restraint``.
     """
 
     base: Setting
@@ -207,6 +208,7 @@ class Rates:
     fit_per_s: float
     engine_s: float
     exact_work: float
+    restraint: float = 1.0
 
 
 @dataclass(frozen=True)

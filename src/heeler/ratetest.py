@@ -47,10 +47,10 @@ def try_rates(run: Path, setting: Setting, n_steps: int, batch_size: int | None,
     photos = read_and_split(catalogue, look.spec, options, clock)
     features, _ = all_features(photos, look, clock)
     _, fitted = probe_candidate(photos, look, features, options, clock)
-    recipe, _ = tuning_recipe(photos, look, plan, options, clock)
+    start = with_head(look.backbone, fitted.head)
+    recipe, _ = tuning_recipe(photos, look, start, plan, options, clock)
     n_views = 0 if recipe.last_s else min(N_VIEWS, recipe.last_views)  # all layers have more of the time
     recipe = replace(recipe, batch_size=batch_size or recipe.batch_size, last_views=n_views)
     rows, labels, train = photos.pixels.rows, photos.labels, photos.split.train
     with clock.stage("try rates", total=n_steps, unit="steps") as tell:
-        start = with_head(look.backbone, fitted.head)
         return rate_range(start, rows, labels, train, look.spec, recipe, n_steps, tell)

@@ -117,7 +117,8 @@ def train(source: str | Path, options: TrainOptions | None = None, on_event: OnE
         probe, fitted = probe_candidate(photos, look, features, options, clock)
         flaws = note_flaws(run, photos, features, probe, fitted, options, clock)
         shown = shown_of(photos, fitted, features, flaws, versions())
-        recipe, plan = tuning_recipe(photos, look, plan, options, clock)
+        start = with_head(look.backbone, fitted.head)  # it has not seen the photos that choose
+        recipe, plan = tuning_recipe(photos, look, start, plan, options, clock)
         save_plan(run, plan)
 
         def deliver(winner: Candidate, tuned: Tuned | None = None) -> RunResult:
@@ -127,7 +128,6 @@ def train(source: str | Path, options: TrainOptions | None = None, on_event: OnE
         if tunes := bool(recipe.epochs or recipe.budget_s):
             (run / CHECKPOINT).mkdir(exist_ok=True)
         result = deliver(probe)  # whatever happens while tuning, this one stands
-        start = with_head(look.backbone, fitted.head)  # it has not seen the photos that choose
         lead(photos, look, start, recipe, plan)
         if not tunes:
             return result

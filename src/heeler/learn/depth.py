@@ -6,7 +6,7 @@ With few seconds only the last stages train, whose steps are fast; with more tim
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from heeler.plans import Rates, Setting
 
@@ -73,9 +73,16 @@ def relative_work(setting: Setting) -> float:
     return RELATIVE_WORK.get(setting.backbone, 1.0) * (setting.image_px / 224) ** 2
 
 
+def _enough(rates: Rates, depth: Depth) -> Depth:
+    """A depth with as many more epochs to get there as its rates are lower."""
+    slower = 1 / rates.restraint if depth.last_stages else 1.0
+    n_epochs, n_photos = slower * depth.enough_epochs, round(slower * depth.enough_photos)
+    return replace(depth, enough_epochs=n_epochs, enough_photos=n_photos)
+
+
 def depths_of(rates: Rates) -> tuple[Depth, ...]:
     """The depths that this machine can tune at."""
-    return DEPTHS if rates.view_per_s else WHOLE
+    return tuple(_enough(rates, depth) for depth in DEPTHS) if rates.view_per_s else WHOLE
 
 
 def views_in(rates: Rates, setting: Setting, n_photos: int, seconds: float, depth: Depth) -> int:
@@ -83,7 +90,8 @@ def views_in(rates: Rates, setting: Setting, n_photos: int, seconds: float, dept
     if not (rates.view_per_s and depth.last_stages):
         return 0
     work = n_photos * relative_work(setting) / relative_work(rates.base)
-    each_s = work / rates.view_per_s + EPOCHS_PER_VIEW * work * depth.step_work / rates.step_per_s
+    epoch_s = work * depth.step_work / rates.step_per_s
+    each_s = work / rates.view_per_s + EPOCHS_PER_VIEW / rates.restraint * epoch_s
     left_s = seconds - _views_s(rates, work, 1) + work / rates.view_per_s
     return max(1, min(MAX_VIEWS, math.floor(left_s / each_s + 1e-6)))
 

@@ -1,6 +1,7 @@
-"""The learning-rate range test: training steps while the rate rises from far too low to too high.
+"""Which learning rates a network bears on some photos.
 
-Source: L. N. Smith, Cyclical learning rates for training neural networks, WACV 2017.
+The range test makes training steps while the rate rises from far too low to too high. Source: L. N. Smith, Cyclical
+learning rates for training neural networks, WACV 2017.
 """
 
 from __future__ import annotations
@@ -17,13 +18,14 @@ import torch
 from heeler.data.rows import Rows
 from heeler.errors import HeelerError
 from heeler.learn.augment import seed_of
-from heeler.learn.schedule import layer_groups, layer_rates
+from heeler.learn.depth import BEFORE_ALL
+from heeler.learn.schedule import LAST_LR, Cursor, layer_groups, layer_rates
 from heeler.learn.stages import last_groups
 from heeler.learn.team import Team
 from heeler.learn.weights import Weights
 from heeler.learn.worker import Worker, accelerator_of_machine, in_training
 from heeler.plans import Recipe
-from heeler.records import IntArray, OnEvent, Preprocessing, Progress
+from heeler.records import IntArray, OnEvent, Preprocessing, Progress, ignore_events
 
 LOWEST, HIGHEST = 1e-6, 1.0
 # Weight of what was before in the average over steps.
@@ -33,6 +35,8 @@ TOO_HIGH = 2.0
 # Of the lowest average, and how far below the rate that is too high training stays.
 NEAR = 1.05
 SAFETY = 10.0
+# Batches from which the reach of the first updates is foreseen.
+N_LOOKED_AT = 2
 
 
 @dataclass(frozen=True)
@@ -93,6 +97,39 @@ def rate_range(
             return _climb(worker, order, n_steps, size, recipe, on_event)
         finally:
             worker.close()
+
+
+def first_restraint(start: Any, rows: Rows, labels: IntArray, train: IntArray, spec: Preprocessing) -> float:
+    """Share of the usual peak rates that the last stages bear on some photos, in (0, 1]; see ``Cursor.restraint``.
+
+    A run lowers its rates by its own first updates. This looks at a few before it is decided how many epochs there
+    are to be, and moves no weight.
+
+    Args:
+        start: timm network that can be divided, with the head to start from; not changed.
+        rows: squares (S, S, 3) uint8 of all photos.
+        labels: (N,) class numbers.
+        train: rows to learn from.
+        spec: the preprocessing that made the rows.
+
+    Raises:
+        ResourceError: the memory is too small for one photo at a time.
+    """
+    accelerator = accelerator_of_machine()
+    model = copy.deepcopy(start).to(accelerator.device, memory_format=torch.channels_last)
+    recipe = Recipe(augment="none")  # a short run sees the photos as they are
+    worker = Worker(accelerator, Team(), model, rows, torch.from_numpy(labels), spec, recipe, ignore_events)
+    groups = last_groups(model, BEFORE_ALL.last_stages)
+    weights = Weights(accelerator, model, ema_decay=0.0)
+    order = np.random.default_rng(recipe.seed).permutation(train)[: N_LOOKED_AT * worker.batch_size]
+    cursor, share = Cursor(), 1.0
+    with in_training(accelerator.device):
+        worker.begin(groups, learns_norms=False)
+        weights.begin(groups, [LAST_LR] * len(groups))
+        for batch in np.array_split(order, -(-len(order) // worker.batch_size)):
+            worker.gradient(batch, recipe.seed)
+            share = cursor.restraint(weights.reach)
+    return share
 
 
 def suggest_rate(rates: Sequence[float], smooth: Sequence[float]) -> float:
