@@ -71,6 +71,15 @@ def test_the_last_stages_bear_less_where_a_step_would_reach_far(
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
 
 
+@pytest.mark.parametrize("reach", [float("inf"), float("nan")])
+def test_a_gradient_that_is_no_number_lowers_no_rate(
+    rows: object, monkeypatch: pytest.MonkeyPatch, reach: float
+) -> None:
+    monkeypatch.setattr(rates.Weights, "reach", lambda self: reach)
+    with exact():
+        assert first_restraint(network(), rows, LABELS, TRAIN, SPEC) == 1.0  # type: ignore[arg-type]
+
+
 def test_the_last_stages_alone_are_trained_where_the_run_does_so(rows: object) -> None:
     with exact():
         recipe = replace(RECIPE, last_views=2, augment="photo")

@@ -129,7 +129,7 @@ def first_restraint(start: Any, rows: Rows, labels: IntArray, train: IntArray, s
         for batch in np.array_split(order, -(-len(order) // worker.batch_size)):
             worker.gradient(batch, recipe.seed)
             share = cursor.restraint(weights.reach)
-    return share
+    return share or 1.0  # 0 where a gradient is infinite, which says nothing of the others
 
 
 def suggest_rate(rates: Sequence[float], smooth: Sequence[float]) -> float:
