@@ -61,7 +61,7 @@ class Depth:
 
 
 # As on clothing and on solar cells: docs/recipe.md. Where a network is not divided, its steps are timed as they are.
-DEPTHS = (Depth(2, 1.0, 0.17, 2, 3_000), Depth(4, 2.1, 0.25, 2.5, 4_500), Depth(0, 4.5, 0.33, 24, 36_000))
+DEPTHS = (Depth(2, 1.0, 0.17, 2, 3_000), Depth(4, 2.1, 0.25, 2.5, 4_500), Depth(0, 4.5, 0.33, 40, 60_000))
 WHOLE = (Depth(0, 1.0, 0.3, 4, 6_000),)
 # Before all layers the last four stages train, for so many epochs; less than the least, or more than this share of the
 # time, is not worth it.
