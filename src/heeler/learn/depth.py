@@ -73,7 +73,7 @@ def relative_work(setting: Setting) -> float:
     return RELATIVE_WORK.get(setting.backbone, 1.0) * (setting.image_px / 224) ** 2
 
 
-def _enough(rates: Rates, depth: Depth) -> Depth:
+def _as_restrained(rates: Rates, depth: Depth) -> Depth:
     """A depth with as many more epochs to get there as its rates are lower."""
     slower = 1 / rates.restraint if depth.last_stages else 1.0
     n_epochs, n_photos = slower * depth.enough_epochs, round(slower * depth.enough_photos)
@@ -82,7 +82,7 @@ def _enough(rates: Rates, depth: Depth) -> Depth:
 
 def depths_of(rates: Rates) -> tuple[Depth, ...]:
     """The depths that this machine can tune at."""
-    return tuple(_enough(rates, depth) for depth in DEPTHS) if rates.view_per_s else WHOLE
+    return tuple(_as_restrained(rates, depth) for depth in DEPTHS) if rates.view_per_s else WHOLE
 
 
 def views_in(rates: Rates, setting: Setting, n_photos: int, seconds: float, depth: Depth) -> int:
