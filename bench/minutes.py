@@ -3,7 +3,8 @@
 For each set, budget and seed, ``heeler train --minutes M`` runs with an empty cache of heeler's; its ``catalogue.csv``
 says which photo trains, chooses and judges, and fastai gets exactly these, the same weights and the same minutes. The
 seed changes the split too, unless a set has a test part of its own. All of it takes hours: 3 seeds of 1, 5 and 15
-minutes on four sets are 252 minutes for each tool.
+minutes on four sets are 252 minutes for each tool. With --json, what the file already holds is not measured again, so
+that the table can be made in several sittings.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import csv
 import json
 import statistics
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from beside_fastai import FOLDERS, RECIPE, SETS, write_parts
@@ -29,6 +30,7 @@ class Run:
         seconds: wall time of the whole process; ``own_s`` is the time by the tool's own clock, without imports.
         note: what it did.
         planned: for each stage of heeler's plan, predicted and actual seconds.
+        machine: what it ran on, and when.
     """
 
     tool: str
@@ -41,6 +43,12 @@ class Run:
     own_s: float
     note: str
     planned: dict[str, tuple[float, float]]
+    machine: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def cell(self) -> tuple[str, float, int]:
+        """Set, budget and seed, for which the tools ran one after the other."""
+        return self.name, self.minutes, self.seed
 
 
 def prepare(name: str, photos: Path, folder: Path) -> Path:
@@ -130,30 +138,45 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--bench", type=Path, default=Path("../shared/bench"), help="folder with the sets")
     parser.add_argument("--engine", choices=("core", "openvino"), default="core", help="heeler's [core]")
     parser.add_argument("--cores", type=int, default=2, help="cores to use (Linux) [2]")
-    parser.add_argument("--json", type=Path, help="also write all runs to this file, after each")
+    parser.add_argument("--json", type=Path, help="keep all runs in this file, and measure what it lacks")
     return parser.parse_args()
+
+
+def measure(name: str, minutes: float, seed: int, tools: str, engine: str, photos: Path, n_cores: int) -> list[Run]:
+    """Run the tools one after the other on the same parts of a set."""
+    warn_if_busy()
+    with cold_cache() as cache:
+        new = [run_heeler(name, minutes, seed, engine, photos, cache)]
+        if minutes and tools != "heeler":
+            new.append(run_fastai(name, minutes, seed, photos, cache))
+    return [replace(run, machine=machine(n_cores)) for run in new]
+
+
+def is_measured(runs: list[Run], cell: tuple[str, float, int], tools: str) -> bool:
+    """Whether some runs hold those of a cell."""
+    wanted = {"heeler"} if tools == "heeler" or not cell[1] else {"heeler", "fastai"}
+    return wanted <= {run.tool for run in runs if run.cell == cell}
 
 
 def main() -> int:
     """Run what was asked for and print the tables."""
     given = _arguments()
     n_cores = pin_to_cores(given.cores)
-    photos, runs = given.bench.resolve(), []
-    for name in given.only or SETS:
-        for minutes in given.minutes or (0, 1, 5, 15):
-            for seed in range(given.seeds):
-                warn_if_busy()
-                with cold_cache() as cache:
-                    new = [run_heeler(name, minutes, seed, given.engine, photos, cache)]
-                    if minutes and given.tools != "heeler":
-                        new.append(run_fastai(name, minutes, seed, photos, cache))
-                runs += new
-                print(table_of(new).splitlines()[2:], file=sys.stderr, flush=True)
-                if given.json:
-                    facts = {"machine": machine(n_cores), "runs": [asdict(run) for run in runs]}
-                    given.json.write_text(json.dumps(facts, indent=2) + "\n")
-    print(", ".join(f"{name} {value}" for name, value in machine(n_cores).items()), end="\n\n")
-    print(table_of(runs), stages_of(runs), sep="\n\n")
+    runs: list[Run] = []
+    if given.json and given.json.exists():
+        runs = [Run(**run) for run in json.loads(given.json.read_text())["runs"]]
+    names, budgets = given.only or SETS, given.minutes or (0, 1, 5, 15)
+    for cell in ((name, minutes, seed) for name in names for minutes in budgets for seed in range(given.seeds)):
+        if is_measured(runs, cell, given.tools):
+            continue
+        new = measure(*cell, given.tools, given.engine, given.bench.resolve(), n_cores)
+        runs = [run for run in runs if run.cell != cell] + new
+        print(table_of(new).splitlines()[2:], file=sys.stderr, flush=True)
+        if given.json:
+            given.json.write_text(json.dumps({"runs": [asdict(run) for run in runs]}, indent=2) + "\n")
+    for facts in dict.fromkeys(tuple(run.machine.items()) for run in runs):
+        print(", ".join(f"{name} {value}" for name, value in facts))
+    print("", table_of(runs), stages_of(runs), sep="\n\n")
     return 0
 
 
