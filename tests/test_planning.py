@@ -22,7 +22,7 @@ from heeler.evidence import read_history
 from heeler.learn import calibrate as calibrating
 from heeler.learn import plan as planner
 from heeler.learn import relay
-from heeler.learn.calibrate import MOST_FIXED, calibrate, reading_per_s, tuning_rates
+from heeler.learn.calibrate import calibrate, tuning_rates
 from heeler.learn.depth import DEPTHS
 from heeler.learn.engines import Engine
 from heeler.learn.plan import MIN_OF_CLASS
@@ -252,23 +252,6 @@ def test_a_plan_in_python(source: Path) -> None:
     assert [event.plan for event in told if isinstance(event, Planned)] == [plan]
     assert not [event for event in told if isinstance(event, Note)]
     assert plan.rates.forward_per_s > 0 and np.isfinite(plan.rates.fit_per_s)
-
-
-@pytest.mark.parametrize(
-    ("readings", "per_s"),
-    [
-        ([(16, 0.3)], 16 / 0.3),  # one reading tells nothing apart
-        ([(16, 0.2), (80, 0.1 + 0.08), (288, 0.1 + 0.288)], 1000),  # a tenth of a second for any reading
-        ([(80, 0.08), (288, 0.3)], 288 / 0.3),  # chance: more photos went more slowly than few
-        ([(80, 0.25), (288, 0.3)], 288 / (0.3 * (1 - MOST_FIXED))),  # chance: the many took hardly longer
-        ([(80, 0.1), (80, 0.1)], 800),
-        ([(80, 0.1), (40, 0.06)], 40 / 0.06),
-    ],
-)
-def test_the_speed_of_reading_is_without_what_any_reading_takes(
-    readings: list[tuple[int, float]], per_s: float
-) -> None:
-    assert reading_per_s(readings) == pytest.approx(per_s)
 
 
 def test_a_calibration_reads_few_photos(source: Path, fresh_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:

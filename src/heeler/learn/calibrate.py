@@ -6,7 +6,6 @@ import copy
 import math
 import statistics
 import time
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -36,8 +35,6 @@ N_LOOKED_UP = 400
 FIT_SHAPE = (2048, 1280, 50)
 N_PRODUCTS = 19
 FIT_EFFICIENCY = 0.55
-# The most of a reading's seconds that are taken for what any reading takes.
-MOST_FIXED = 0.4
 # Reading is never taken to be faster than this.
 MOST_PER_S = 5000.0
 UNTIMED_PER_S = 100.0
@@ -62,8 +59,7 @@ def calibrate(catalogue: Catalogue, backbone: Backbone, spec: Preprocessing) -> 
     usable = catalogue.usable
     looked_up = _some(catalogue, min(len(usable), N_LOOKED_UP), 1)
     known = count_known(looked_up, spec) / len(looked_up.usable)
-    readings: list[tuple[int, float]] = []
-    rows = None
+    decode_per_s, rows = 0.0, None
     decoding_per_s(_some(catalogue, min(len(usable), 1), 0), spec)  # sets up what decodes: half a second, at times
     for n_photos in (FEW, MORE, MANY):
         start = time.perf_counter()
@@ -71,12 +67,10 @@ def calibrate(catalogue: Catalogue, backbone: Backbone, spec: Preprocessing) -> 
         seconds = time.perf_counter() - start
         rows = pixels.rows
         if pixels.n_decoded >= FEW // 2:
-            readings.append((pixels.n_decoded, seconds))
+            decode_per_s = pixels.n_decoded / seconds
         if seconds > QUICK_S:
             break
-    if readings:
-        decode_per_s = reading_per_s(readings)
-    else:  # an earlier run read these photos: other pixels of them would still be decoded
+    if not decode_per_s:  # an earlier run read these photos: other pixels of them would still be decoded
         decode_per_s = decoding_per_s(_some(catalogue, min(len(usable), FEW), 0), spec)
     known += (1 - known) * min(1.0, n_photos / len(usable))  # the sample is kept
     start = time.perf_counter()
@@ -97,21 +91,6 @@ def calibrate(catalogue: Catalogue, backbone: Backbone, spec: Preprocessing) -> 
         exact_work=1.0 if engine is None or engine.precision == "fp32" else BF16_GAIN,
     )
     return rates, engine
-
-
-def reading_per_s(readings: Sequence[tuple[int, float]]) -> float:
-    """Photos read in a second, without the seconds that any reading takes, however few its photos are.
-
-    Args:
-        readings: photos and seconds of each, from few photos to many; at least one. The last two tell the one from the
-            other. What chance makes of their difference goes no farther than ``MOST_FIXED``.
-    """
-    n_photos, seconds = readings[-1]
-    if len(readings) == 1:
-        return n_photos / seconds
-    n_fewer, fewer_s = readings[-2]
-    fixed_s = (fewer_s * n_photos - seconds * n_fewer) / (n_photos - n_fewer) if n_photos > n_fewer else 0.0
-    return n_photos / (seconds - min(max(0.0, fixed_s), MOST_FIXED * seconds))
 
 
 def _some(catalogue: Catalogue, n_photos: int, seed: int) -> Catalogue:
