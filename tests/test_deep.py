@@ -127,6 +127,20 @@ def test_people_read_what_was_found_and_what_to_do(
     assert (tmp_path / "fixes.csv").exists()
 
 
+def test_the_training_that_it_names_reads_the_photos_in_the_same_way(
+    photo_folder: PhotoFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, names = photo_folder(cat=8, coffee=8), tmp_path / "names.csv"
+    names.write_text("folder,class\ncat,Tom\ncoffee,Mocha\n")
+    monkeypatch.chdir(tmp_path)
+    done = run_heeler("check", source, "--deep", "--labels", names, "--nested", "--seed", "7")
+    assert done.code == 0, done.err
+    command = f"heeler train {source} --labels {names} --nested --seed 7 --fixes fixes.csv"
+    assert f"  {command}\n" in done.out
+    again = run_heeler(*command.split()[1:], "--epochs", "0", "--out", tmp_path / "run", "--quiet")
+    assert again.code == 0, again.err
+
+
 def test_the_table_never_goes_into_the_photos_nor_over_decisions(
     photo_folder: PhotoFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -15,7 +15,7 @@ from heeler.clock import Clock
 from heeler.data.split import draw_folds
 from heeler.errors import UsageError
 from heeler.files import is_inside
-from heeler.fixes import count_actions, read_fixes, write_fixes
+from heeler.fixes import count_actions, read_fixes, words_to_read, write_fixes
 from heeler.flaws import Flaw, count_kinds, find_flaws
 from heeler.learn.choose import Look
 from heeler.learn.probe import N_FOLDS, fit_probe
@@ -36,11 +36,13 @@ class DeepResult:
         check: what a plain check finds.
         flaws: what seems wrong with photos and labels, the most important first.
         fixes: the table that was written; None where the photos cannot be trained on, which ``check`` tells.
+        read_with: words of a command line that reads the photos in the same way.
     """
 
     check: CheckResult
     flaws: Sequence[Flaw]
     fixes: Path | None
+    read_with: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """The object that ``heeler check --deep --json`` prints."""
@@ -87,7 +89,7 @@ def check_deep(
     with clock.stage("find flaws", unit=""):
         flaws = find_flaws(photos, features, logits)
         write_fixes(out, [flaw.fix for flaw in flaws])
-    return DeepResult(result_of(reading, clock), flaws, out)
+    return DeepResult(result_of(reading, clock), flaws, out, tuple(words_to_read(vars(options))))
 
 
 def judge_all(photos: Photos, look: Look, seed: int, clock: Clock) -> tuple[FloatArray, FloatArray]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import io
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 from typing import Literal, get_args
@@ -41,6 +41,10 @@ class Fix:
     action: Action = ""
 
 
+# What decides which photos there are, in which classes and parts, and what it is where nobody said.
+READ_WITH: Mapping[str, object] = {
+    "labels": None, "nested": False, "group_by": None, "test": 0.2, "valid": 0.1, "seed": 42,
+}  # fmt: skip
 COLUMNS = tuple(field.name for field in fields(Fix))
 
 
@@ -107,3 +111,20 @@ def count_actions(fixes: Sequence[Fix]) -> dict[str, int]:
     """How many fixes have each action; "" counts those that nobody has decided."""
     counts = Counter(fix.action for fix in fixes)
     return {action: counts[action] for action in ACTIONS}  # type: ignore[index]
+
+
+def words_to_read(asked: Mapping[str, object], labels: Path | None = None) -> list[str]:
+    """Words of a command that reads photos as they were read for a table, so that its paths and classes are theirs.
+
+    Args:
+        asked: options by name, as ``TrainOptions`` has them; others than those of reading do not matter.
+        labels: table of the classes, where they were told as pairs.
+    """
+    words = []
+    for name, default in READ_WITH.items():
+        value, option = asked.get(name), f"--{name.replace('_', '-')}"
+        if value is True:
+            words.append(option)
+        elif value not in (None, default):
+            words += [option, str(value if isinstance(value, str | int | float | Path) else labels)]
+    return words

@@ -12,7 +12,7 @@ import re
 import shlex
 import sys
 import threading
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Callable, Container
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,13 +21,9 @@ from heeler.clean_copy import CleanCopy, write_clean
 from heeler.data.catalogue import read_source, recall_catalogue
 from heeler.deciding import Decisions
 from heeler.errors import DataError, UsageError
-from heeler.fixes import Fix, read_fixes
+from heeler.fixes import Fix, read_fixes, words_to_read
 from heeler.records import Catalogue
 
-# What decides which photos there are, in which classes and parts, and what it is where nobody said.
-READ_WITH: Mapping[str, object] = {
-    "labels": None, "nested": False, "group_by": None, "test": 0.2, "valid": 0.1, "seed": 42,
-}  # fmt: skip
 # Seconds between two looks at whether the user wants the end.
 LOOK_S = 0.1
 
@@ -204,17 +200,9 @@ def _read_with(run: Path) -> list[str]:
     """The options by which a run named and divided its photos, as far as its run.json tells: they must be the same."""
     try:
         asked = json.loads((run / "run.json").read_bytes()).get("asked", {})
-        found = {name: value for name in READ_WITH if (value := asked.get(name)) not in (None, READ_WITH[name])}
+        return words_to_read(asked, run / "labels.csv")  # classes that were told in Python are in a table beside
     except (OSError, ValueError, AttributeError):
         return []
-    words = []
-    for name, value in found.items():
-        option = f"--{name.replace('_', '-')}"
-        if value is True:
-            words.append(option)
-        else:  # classes that were told in Python are in a table beside
-            words += [option, str(value if isinstance(value, str | int | float) else run / "labels.csv")]
-    return words
 
 
 def _split_problem(problem: str, paths: Container[str]) -> tuple[str, str]:

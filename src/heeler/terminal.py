@@ -152,7 +152,8 @@ def print_deep(result: DeepResult, *, console: Console | None = None) -> None:
     _say(console, "")
     source, table = result.check.source, os.fspath(result.fixes)
     _say(console, "decide about them in the browser, then train with what you decided:")
-    for command in (["heeler", "fix", table, "--photos", source], ["heeler", "train", source, "--fixes", table]):
+    train = ["heeler", "train", source, *result.read_with, "--fixes", table]
+    for command in (["heeler", "fix", table, "--photos", source], train):
         _say(console, f"  {shlex.join(command)}", style="bold")
 
 
