@@ -18,7 +18,7 @@ from typing import IO
 import pytest
 
 from heeler import files
-from heeler.errors import ResourceError, UnreadableError, UsageError
+from heeler.errors import ResourceError, UnreadableError
 from images import cat, encode
 
 
@@ -160,20 +160,24 @@ def test_what_is_not_a_photo_of_sane_size_is_refused_unopened(tmp_path: Path) ->
     assert told["loop"].startswith("cannot be opened") and told["nul\0"].startswith("cannot be opened")
 
 
-@pytest.mark.parametrize("name", ["a", "a/b.jpg", "a/../b", "..a", "é"])
-def test_a_name_inside_is_joined(tmp_path: Path, name: str) -> None:
-    assert files.safe_join(tmp_path, name) == tmp_path / name
+def test_a_carriage_return_in_a_name_makes_no_second_row(tmp_path: Path) -> None:
+    rows = [["Icon\r", "a"], ["b\r.jpg", 'quo"te'], ["c, d.jpg", ""], ["e\nf.jpg", "g"]]
+    files.write_csv(tmp_path / "table.csv", ("path", "label"), rows)
+    with (tmp_path / "table.csv").open(newline="") as table:
+        assert list(csv.reader(table)) == [["path", "label"], *rows]
+    assert files.csv_line(["a.jpg", 'b"c', 1, None]) == 'a.jpg,"b""c",1,\n'
 
 
-@pytest.mark.parametrize("name", ["", "..", "../x", "a/../../x", "/etc/passwd", "nul\0", "out/x", "out", "a/out/x"])
-def test_a_name_that_leaves_is_refused(tmp_path: Path, name: str) -> None:
-    root = tmp_path / "root"
-    (root / "a").mkdir(parents=True)
-    (tmp_path / "elsewhere").mkdir()
-    (root / "out").symlink_to(tmp_path / "elsewhere")
-    (root / "a" / "out").symlink_to("../../elsewhere")
-    with pytest.raises(UsageError, match="is not a name inside"):
-        files.safe_join(root, name)
+def test_a_disk_that_knows_no_locks_is_no_trouble(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fcntl = pytest.importorskip("fcntl")
+
+    def flock(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    with (tmp_path / "file").open("w") as file:
+        files.lock_file(file, "taken")
+        monkeypatch.setattr(fcntl, "flock", flock)
+        files.lock_file(file, "taken")
 
 
 def test_links_are_followed_before_a_path_counts_as_inside(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -64,6 +65,16 @@ def test_other_photos_or_options_are_refused_and_nothing_is_lost(trained_run: Tr
     assert_clear(changed, 2, "sorted into", "and this is nothing")
     assert run_heeler("predict", trained_run.model, *photos * 4, "--out", out).code == 0
     assert not part.exists() and len(out.read_text().splitlines()) == 49
+
+
+def test_an_export_that_is_made_meanwhile_changes_no_answer(trained_run: TrainedRun, tmp_path: Path) -> None:
+    model, out = tmp_path / "model", tmp_path / "rows.csv"
+    shutil.copytree(trained_run.model, model)
+    photos = sorted((trained_run.source / "cat").glob("[0-9]*.jpg"))
+    assert run_heeler("predict", model, *photos, "--out", out, "--sort-into", photos[0]).code == 2  # it has begun
+    assert run_heeler("export", model, "--photos", trained_run.source / "cat").code == 0
+    done = run_heeler("predict", model, *photos, "--out", out, "--resume")
+    assert_clear(done, 2, "sorted into", "and this is nothing")  # and not of another model
 
 
 def test_resume_wants_a_table(trained_run: TrainedRun) -> None:

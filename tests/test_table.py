@@ -16,7 +16,7 @@ from heeler.ship.rows import stream_rows
 from heeler.ship.table import Job, begun_table
 
 JOB = Job("abc", 2, 0.5, "1.0")
-NAMES = ("a.jpg", "b, c.jpg", "line\nbreak.jpg", "odd\udcff.jpg", 'a "quoted" one', "e.jpg", "f.jpg", "g.jpg")
+NAMES = ("a.jpg", "b, c.jpg", "line\nbreak.jpg", "odd\udcff.jpg", 'a "quoted"\rone', "e.jpg", "f.jpg", "g.jpg")
 
 
 class KilledError(Exception):
@@ -175,3 +175,10 @@ def test_two_at_once_are_refused(out: Path) -> None:
         pytest.raises(ResourceError, match="another heeler"),
     ):
         attempt(out, NAMES, resume=True)
+
+
+def test_a_folder_is_no_place_for_rows(tmp_path: Path) -> None:
+    (tmp_path / "answers").mkdir()
+    with pytest.raises(UsageError, match="is a folder"):
+        attempt(tmp_path / "answers", NAMES, resume=False)
+    assert list(tmp_path.iterdir()) == [tmp_path / "answers"]

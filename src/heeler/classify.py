@@ -12,9 +12,9 @@ from typing import Any, Literal
 
 import heeler
 from heeler.errors import DataError
-from heeler.files import sha256_file
 from heeler.records import STATUSES, Note, Prediction, Stage
-from heeler.ship.bundle import MANIFEST
+from heeler.ship.bundle import EXPORTS
+from heeler.ship.export import bundle_mark
 from heeler.ship.onnx_model import exported_engine
 from heeler.ship.predict import EVERY, Classifier, load
 from heeler.ship.ray_predict import RayJob, predict_on_ray
@@ -118,7 +118,11 @@ def _begun(classifier: Classifier, names: Iterator[str], wanted: Wanted) -> Iter
     """Where the rows go: a table, standard output, or nowhere but the object."""
     none: dict[str, int] = dict.fromkeys(STATUSES, 0)
     if wanted.out is not None:
-        model = sha256_file(classifier.bundle.path / MANIFEST)
+        manifest = classifier.bundle.manifest
+        model = bundle_mark(manifest)  # an export that is made meanwhile changes no answer, but where it answers
+        if wanted.engine == "onnx":
+            told = manifest.get(EXPORTS, {})
+            model += "".join(told[name]["sha256"] for name in ("onnx", "onnx-int8") if name in told)
         job = Job(
             model, wanted.top, classifier.threshold(wanted.unsure_below), heeler.__version__, str(wanted.folder or ""),
             wanted.engine,

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import threading
 from collections import Counter
 from collections.abc import Sequence
@@ -11,8 +9,8 @@ from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 
 from heeler.errors import DataError, HeelerError
-from heeler.files import write_bytes
-from heeler.fixes import ACTIONS, COLUMNS, Action, Fix, read_fixes
+from heeler.files import csv_line, write_bytes
+from heeler.fixes import ACTIONS, COLUMNS, Action, Fix, read_cells, read_fixes
 
 
 @dataclass(frozen=True)
@@ -55,7 +53,8 @@ class Decisions:
         if not self._found:
             raise DataError(f"{file} lists no problem", hint="there is nothing to decide: train as it is")
         self._fixes = list(self._found)
-        self._lines = [_line(astuple(fix)) for fix in self._fixes]
+        self._header, self._cells = read_cells(file)
+        self._lines = [self._line(row, fix) for row, fix in enumerate(self._fixes)]
         rows_of: dict[str, list[int]] = {}
         for row, fix in enumerate(self._fixes):
             rows_of.setdefault(fix.path, []).append(row)
@@ -142,18 +141,23 @@ class Decisions:
             )
         lines = list(self._lines)
         for row, fix in zip(rows, fixes, strict=True):
-            lines[row] = _line(astuple(fix))
-        write_bytes(self.file, _line(COLUMNS) + b"".join(lines))
+            lines[row] = self._line(row, fix)
+        write_bytes(self.file, _encoded(self._header) + b"".join(lines))
         self._stamp = _stamp(self.file)
         self._lines = lines
         for row, fix in zip(rows, fixes, strict=True):
             self._fixes[row] = fix
 
+    def _line(self, row: int, fix: Fix) -> bytes:
+        """A line of the table; columns of the user's own stay as they are."""
+        cells = [*self._cells[row], *[""] * (len(self._header) - len(self._cells[row]))]
+        for name, cell in zip(COLUMNS, astuple(fix), strict=True):
+            cells[self._header.index(name)] = cell
+        return _encoded(cells)
 
-def _line(cells: Sequence[str]) -> bytes:
-    text = io.StringIO(newline="")
-    csv.writer(text, lineterminator="\n").writerow(cells)
-    return text.getvalue().encode("utf-8", "surrogateescape")
+
+def _encoded(cells: Sequence[str]) -> bytes:
+    return csv_line(cells).encode("utf-8", "surrogateescape")
 
 
 def _stamp(file: Path) -> tuple[int, ...]:

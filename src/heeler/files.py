@@ -19,7 +19,7 @@ from typing import IO, Any
 
 import platformdirs
 
-from heeler.errors import ResourceError, UnreadableError, UsageError
+from heeler.errors import ResourceError, UnreadableError
 
 # No photo that heeler reads is larger: 100 megapixels of 16-bit RGB are 600 MB uncompressed.
 MAX_FILE_BYTES = 1 << 30
@@ -104,17 +104,25 @@ def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) 
 
     def write(file: IO[bytes]) -> None:
         text = io.TextIOWrapper(file, encoding="utf-8", errors="surrogateescape", newline="")
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(header)
-        writer.writerows(rows)
+        text.write(csv_line(header))
+        text.writelines(map(csv_line, rows))
         text.flush()
         text.detach()
 
     atomic_write(path, write)
 
 
+def csv_line(cells: Sequence[Any]) -> str:
+    """One line of a CSV, newline-terminated. A carriage return in a cell has it quoted, as Python 3.11.9 was the first
+    to do: else one row would be read as two."""
+    text = io.StringIO(newline="")
+    is_odd = any("\r" in str(cell) for cell in cells)
+    csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_ALL if is_odd else csv.QUOTE_MINIMAL).writerow(cells)
+    return text.getvalue()
+
+
 def lock_file(file: IO[Any], message: str) -> None:
-    """Keep other processes from what an open file stands for until it is closed; a no-op on Windows.
+    """Keep other processes from what an open file stands for until it is closed; a no-op where that cannot be had.
 
     Raises:
         ResourceError: another process holds it; with this message.
@@ -127,6 +135,8 @@ def lock_file(file: IO[Any], message: str) -> None:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         raise ResourceError(message, hint="wait for it, and run the same command again") from None
+    except OSError:  # some network disks know no locks
+        return
 
 
 def fsync_folder(folder: Path) -> None:
@@ -167,18 +177,6 @@ def read_regular(path: Path, max_bytes: int = MAX_FILE_BYTES) -> bytes:
     except (OSError, ValueError) as error:
         reason = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else str(error)
         raise UnreadableError(f"cannot be opened: {reason}") from error
-
-
-def safe_join(root: Path, name: str) -> Path:
-    """``root / name`` where the result is inside ``root``.
-
-    Raises:
-        UsageError: ``name`` is absolute, climbs out, or passes through a link that does.
-    """
-    target = root / name
-    if not name or "\0" in name or Path(name).is_absolute() or not is_inside(target, root):
-        raise UsageError(f"{name!r} is not a name inside {root}")
-    return target
 
 
 def safe_name(name: str) -> str:

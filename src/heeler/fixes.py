@@ -88,6 +88,13 @@ def read_fixes(file: Path) -> list[Fix]:
     return fixes
 
 
+def read_cells(file: Path) -> tuple[list[str], list[list[str]]]:
+    """The header of such a table, and the cells of each line that ``read_fixes`` makes a problem of."""
+    text = file.read_bytes().decode("utf-8-sig", "surrogateescape")
+    header, *lines = [cells for cells in csv.reader(io.StringIO(text, newline="")) if cells]
+    return header, lines
+
+
 def _fix_of(file: Path, line: int, row: dict[str, str | None]) -> Fix:
     cells = {name: (row[name] or "").strip() if name != "path" else row[name] or "" for name in COLUMNS}
     action = cells.pop("action").casefold()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import os
 import shutil
 from collections.abc import Iterable, Iterator
@@ -10,7 +9,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from heeler.errors import ResourceError, UsageError
-from heeler.files import disk_errors, name_mark, safe_name, write_csv
+from heeler.files import csv_line, disk_errors, name_mark, safe_name, write_csv
 from heeler.records import STATUSES, Prediction
 
 # Where photos of no sure answer go; no class is given a folder of this name, however it is spelt.
@@ -45,7 +44,7 @@ def write_predictions(path: Path, rows: Iterable[Prediction], top: int) -> None:
 
 def begin_rows(target: TextIO, top: int) -> None:
     """Write the header of a table."""
-    csv.writer(target, lineterminator="\n").writerow(header_of(top))
+    target.write(csv_line(header_of(top)))
     target.flush()
 
 
@@ -56,9 +55,8 @@ def stream_rows(target: TextIO, rows: Iterable[Prediction], top: int) -> dict[st
         Number of rows for each status.
     """
     counts: dict[str, int] = dict.fromkeys(STATUSES, 0)
-    writer = csv.writer(target, lineterminator="\n")
     for row in rows:
-        writer.writerow(cells_of(row, top))
+        target.write(csv_line(cells_of(row, top)))
         target.flush()
         counts[row.status] += 1
     return counts

@@ -31,7 +31,7 @@ class Job:
     """What decides the rows of a table beside the photos.
 
     Args:
-        model: sha256 of the bundle's manifest, which has those of its files.
+        model: what names the bundle (``bundle_mark``), and the exported files where these answer.
         top: classes named in each row.
         unsure_below: probability below which a photo is unsure.
         heeler: version of heeler.
@@ -106,9 +106,11 @@ def begun_table(out: Path, job: Job, names: Iterator[str], *, resume: bool, ever
             been: the same batches give the same digits.
 
     Raises:
-        UsageError: the rows that are there are of another job, or of other photos.
+        UsageError: the rows that are there are of another job, or of other photos; or a folder is there.
         ResourceError: another process is writing the same table, or the disk is full or cannot be written.
     """
+    if os.path.isdir(out):  # noqa: PTH112 - Path.is_dir raises where a folder above may not be entered
+        raise UsageError(f"{out} is a folder", hint="name a file for the rows")
     part = out.with_name(f".{out.name}.part")
     note = out.with_name(f".{out.name}.part.json")
     with disk_errors(out):
@@ -125,10 +127,13 @@ def begun_table(out: Path, job: Job, names: Iterator[str], *, resume: bool, ever
                 kept, names = _kept_rows(part, file, names, job.top, every)
                 engine = told.engine if sum(kept.counts.values()) else ""
                 n_copied = max(told.n_copied, kept.n_whole)
+            job = replace(job, engine=engine, n_copied=n_copied or 0)
+            if told is not None:  # what was copied is told before the rows that tell it too are gone
+                write_json(note, asdict(job))
             file.seek(kept.n_bytes)
             file.truncate()
-            job = replace(job, engine=engine, n_copied=n_copied or 0)
-            write_json(note, asdict(job))
+            if told is None:
+                write_json(note, asdict(job))
             text = io.TextIOWrapper(file, encoding="utf-8", errors="surrogateescape", newline="")
             if not kept.n_bytes:
                 begin_rows(text, job.top)
