@@ -12,10 +12,11 @@ from pathlib import Path
 import pytest
 
 import heeler
-from conftest import run_heeler
+from conftest import assert_clear, run_heeler
 from heeler import cli, doctor
 from heeler.errors import BundleError
 from heeler.options import parse_colour
+from heeler.plans import TrainOptions
 
 VERBS = ("train", "plan", "predict", "export", "check", "fix", "preview", "get", "demo", "doctor")
 DATA_OPTIONS = {"--labels", "--nested", "--test", "--valid", "--seed", "--group-by", "--alpha"}
@@ -39,7 +40,7 @@ OPTIONS = {
     "plan": DATA_OPTIONS - {"--test", "--valid", "--seed", "--alpha"}
     | {"--minutes", "--backbone", "--weights", "--image-px", "--fit"},
     "check": DATA_OPTIONS | {"--deep", "--out"},
-    "fix": {"--photos", "--write-clean", "--no-browser", "--port"},
+    "fix": {"--photos", "--labels", "--nested", "--write-clean", "--no-browser", "--port"},
     "preview": DATA_OPTIONS - {"--test", "--valid"}
     | {"--out", "--augment", "--photos", "--variants", "--image-px", "--fit"},
     "get": {"--out", "--list", "--quiet"},
@@ -279,3 +280,12 @@ def test_the_installed_command_is_the_module() -> None:
         pytest.skip("heeler is not installed as a command beside this Python")
     done = subprocess.run([installed, "--version"], capture_output=True, text=True, timeout=60)
     assert done.stdout == f"heeler {heeler.__version__}\n"
+
+
+@pytest.mark.parametrize("verb", ["train", "check", "plan", "preview"])
+def test_a_name_too_long_for_any_file_does_not_exist(verb: str) -> None:
+    assert_clear(run_heeler(verb, "x" * 5000), 2, "does not exist")
+
+
+def test_options_may_name_files_whose_names_are_no_text() -> None:
+    assert TrainOptions(labels=Path("caf\udce9.csv")).key != TrainOptions(labels=Path("cafe.csv")).key

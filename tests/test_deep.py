@@ -137,6 +137,7 @@ def test_the_training_that_it_names_reads_the_photos_in_the_same_way(
     assert done.code == 0, done.err
     command = f"heeler train {source} --labels {names} --nested --seed 7 --fixes fixes.csv"
     assert f"  {command}\n" in done.out
+    assert f"  heeler fix fixes.csv --photos {source} --labels {names} --nested\n" in done.out
     again = run_heeler(*command.split()[1:], "--epochs", "0", "--out", tmp_path / "run", "--quiet")
     assert again.code == 0, again.err
 

@@ -24,7 +24,7 @@ from heeler.deciding import Decisions
 from heeler.errors import DataError, HeelerError, UnreadableError, UsageError
 from heeler.files import write_json
 from heeler.fixes import Fix, read_fixes, write_fixes
-from heeler.review import _split_problem, open_review, summary
+from heeler.review import _split_problem, clean_copy, open_review, summary
 from heeler.serve_review import MAX_BODY_BYTES
 from heeler.thumbs import LARGE_PX, SMALL_PX, Thumbs
 from images import HOSTILE_NAMES, cat, encode, stored_turned
@@ -511,3 +511,36 @@ def test_what_cannot_be_reviewed_is_one_clear_line(run: Path, tmp_path: Path) ->
         port = taken.getsockname()[1]
         done = run_heeler("fix", run, "--photos", tmp_path / "photos", "--port", port)
         assert_clear(done, 2, f"port {port} is not free")
+
+
+def test_a_table_alone_wants_the_names_that_the_check_had(photo_folder: Callable[..., Path], tmp_path: Path) -> None:
+    source, table = photo_folder(cat=3, coffee=3), tmp_path / "fixes.csv"
+    write_fixes(table, [Fix("cat/0.jpg", "label", "Tom", "Mocha"), Fix("coffee/0.jpg", "dark", "Mocha")])
+    (tmp_path / "names.csv").write_text("folder,class\ncat,Tom\ncoffee,Mocha\n")
+    with pytest.raises(DataError, match="'Tom', and here it is 'cat'") as caught:
+        open_review(table, source)
+    assert "--labels" in caught.value.hint
+    with pytest.raises(UsageError, match="knows its classes"):
+        open_review(make_run(tmp_path / "run", source, FIXES[:1]), nested=True)
+    opened = open_review(table, source, labels=tmp_path / "names.csv")
+    assert opened.classes == ("Mocha", "Tom")
+    words = shlex.split(summary(opened).next)
+    assert words == ["heeler", "train", str(source), "--labels", str(tmp_path / "names.csv"), "--fixes", str(table)]
+    copy = clean_copy(opened, tmp_path / "clean")
+    assert {path.name for path in (tmp_path / "clean").iterdir()} == {"Mocha", "Tom"} and copy.n_relabelled == 0
+
+
+def test_columns_of_the_users_own_stay(run: Path) -> None:
+    lines = (run / "fixes.csv").read_text().splitlines()
+    mine = [lines[0] + ",note", *(f"{line},mine {n}" for n, line in enumerate(lines[1:-1])), lines[-1]]
+    (run / "fixes.csv").write_text("\n".join(mine) + "\n")
+    desk = open_review(run).decisions
+    desk.decide(0, "drop")
+    desk.decide(len(desk) - 1, "keep")
+    after = (run / "fixes.csv").read_text().splitlines()
+    assert after[0] == mine[0] and [line.rpartition(",")[2] for line in after[1:]] == [
+        *(f"mine {n}" for n in range(len(lines) - 2)), ""
+    ]  # fmt: skip
+    while desk.undo() is not None:
+        pass
+    assert (run / "fixes.csv").read_text().splitlines()[1:-1] == mine[1:-1]

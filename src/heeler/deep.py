@@ -37,12 +37,14 @@ class DeepResult:
         flaws: what seems wrong with photos and labels, the most important first.
         fixes: the table that was written; None where the photos cannot be trained on, which ``check`` tells.
         read_with: words of a command line that reads the photos in the same way.
+        named_with: those of them that name the classes.
     """
 
     check: CheckResult
     flaws: Sequence[Flaw]
     fixes: Path | None
     read_with: tuple[str, ...] = ()
+    named_with: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """The object that ``heeler check --deep --json`` prints."""
@@ -89,7 +91,9 @@ def check_deep(
     with clock.stage("find flaws", unit=""):
         flaws = find_flaws(photos, features, logits)
         write_fixes(out, [flaw.fix for flaw in flaws])
-    return DeepResult(result_of(reading, clock), flaws, out, tuple(words_to_read(vars(options))))
+    named = {"labels": options.labels, "nested": options.nested}
+    words = [tuple(words_to_read(asked)) for asked in (vars(options), named)]
+    return DeepResult(result_of(reading, clock), flaws, out, *words)
 
 
 def judge_all(photos: Photos, look: Look, seed: int, clock: Clock) -> tuple[FloatArray, FloatArray]:

@@ -12,17 +12,17 @@ import re
 import shlex
 import sys
 import threading
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from heeler.clean_copy import CleanCopy, write_clean
 from heeler.data.catalogue import read_source, recall_catalogue
-from heeler.deciding import Decisions
+from heeler.deciding import Decisions, Suspect
 from heeler.errors import DataError, UsageError
 from heeler.fixes import Fix, read_fixes, words_to_read
-from heeler.records import Catalogue
+from heeler.records import Catalogue, Photo
 
 # Seconds between two looks at whether the user wants the end.
 LOOK_S = 0.1
@@ -37,6 +37,7 @@ class Review:
         catalogue: the files of the source, with the classes that training knew them by.
         classes: that a photo can be relabelled as, sorted.
         decisions: about its N photos.
+        read_with: words of a command line that reads the photos as they were read for the table.
         files: N files; None where the source has no such photo any more.
         kinds: N times the kind of each of the photo's problems, by which the page filters.
         twins: N times the photo that a problem names as the same one: its path, class and file; or None.
@@ -46,6 +47,7 @@ class Review:
     catalogue: Catalogue
     classes: tuple[str, ...]
     decisions: Decisions
+    read_with: tuple[str, ...]
     files: tuple[Path | None, ...]
     kinds: tuple[tuple[str, ...], ...]
     twins: tuple[tuple[str, str, Path] | None, ...]
@@ -82,15 +84,18 @@ class ReviewResult:
         }
 
 
-def open_review(run: Path, photos: Path | None = None) -> Review:
+def open_review(run: Path, photos: Path | None = None, *, labels: Path | None = None, nested: bool = False) -> Review:
     """Find the problems, the photos and the classes.
 
     Args:
         run: the folder of a run, or a fixes.csv.
         photos: the folder, table or archive of the photos; None takes the one that the run was made from.
+        labels: table by which the check that made a fixes.csv named the classes; a run knows its own.
+        nested: whether that check took whole paths for classes.
 
     Raises:
-        UsageError: there is no fixes.csv, or the photos are not where they were and ``photos`` is None.
+        UsageError: there is no fixes.csv, or the photos are not where they were and ``photos`` is None; or a run is
+            told how to name its classes.
         DataError: the table or the catalogue cannot be used.
     """
     file = run / "fixes.csv" if run.is_dir() else run
@@ -101,12 +106,20 @@ def open_review(run: Path, photos: Path | None = None) -> Review:
     if not source.exists():
         raise UsageError(f"the photos are no longer in {source}", hint="say where they are now with --photos FOLDER")
     table = file.parent / "catalogue.csv"
-    catalogue = recall_catalogue(source, table) if table.exists() else read_source(source)
+    if table.exists() and (labels or nested):
+        raise UsageError(f"{file.parent} is a run, which knows its classes", hint="leave out --labels and --nested")
+    if table.exists():
+        catalogue, read_with = recall_catalogue(source, table), _read_with(file.parent)
+    else:
+        catalogue = read_source(source, labels=labels, nested=nested)
+        read_with = words_to_read({"labels": labels, "nested": nested})
     found = {photo.path: photo for photo in catalogue.photos if photo.label}
     suspects = [desk.suspect(number) for number in range(len(desk))]
     files = tuple(found[suspect.path].file if suspect.path in found else None for suspect in suspects)
     if not any(files):
         raise DataError(f"{source} has none of the photos in {file}", hint="say where they are with --photos FOLDER")
+    if not table.exists():
+        _require_named_so(file, suspects, found)
     named = {label for suspect in suspects for label in (suspect.given, suspect.suggested) if label}
     split = [[_split_problem(problem, found.keys()) for problem in suspect.problems] for suspect in suspects]
     twins = [next((found[twin] for _, twin in each if twin), None) for each in split]
@@ -115,6 +128,7 @@ def open_review(run: Path, photos: Path | None = None) -> Review:
         catalogue=catalogue,
         classes=tuple(sorted({*catalogue.classes, *named})),
         decisions=desk,
+        read_with=tuple(read_with),
         files=files,
         kinds=tuple(tuple(dict.fromkeys(kind for kind, _ in each)) for each in split),
         twins=tuple((twin.path, twin.label, twin.file) if twin else None for twin in twins),
@@ -122,24 +136,21 @@ def open_review(run: Path, photos: Path | None = None) -> Review:
 
 
 def review(
-    run: Path, photos: Path | None, on_address: Callable[[str, int], None], stop: Callable[[], bool], port: int = 0
+    opened: Review, on_address: Callable[[str, int], None], stop: Callable[[], bool], port: int = 0
 ) -> ReviewResult:
     """Serve the page on loopback until the end is asked for.
 
     Args:
-        run: see ``open_review``.
-        photos: see ``open_review``.
+        opened: what there is to decide.
         on_address: told the page's address once it can be opened, and how many photos are on it.
         stop: asked again and again whether to end.
         port: to listen on; 0 takes a free one.
 
     Raises:
-        UsageError: see ``open_review``; or the port is taken.
-        DataError: see ``open_review``.
+        UsageError: the port is taken.
     """
     from heeler.serve_review import serve
 
-    opened = open_review(run, photos)
     pause = threading.Event()
     with serve(opened, port) as address:
         on_address(address, len(opened.decisions))
@@ -158,19 +169,17 @@ def summary(opened: Review) -> ReviewResult:
         n_relabel=counts["relabel"],
         n_drop=counts["drop"],
         n_undecided=counts[""],
-        next=shlex.join(["heeler", "train", opened.catalogue.source, *_read_with(file.parent), "--fixes", str(file)]),
+        next=shlex.join(["heeler", "train", opened.catalogue.source, *opened.read_with, "--fixes", str(file)]),
     )
 
 
-def clean_copy(run: Path, photos: Path | None, folder: Path) -> CleanCopy:
+def clean_copy(opened: Review, folder: Path) -> CleanCopy:
     """Write the photos once more as the decisions want them: see ``clean_copy.write_clean``.
 
     Args:
-        run: see ``open_review``.
-        photos: see ``open_review``.
+        opened: what there was to decide.
         folder: to make.
     """
-    opened = open_review(run, photos)
     deciding: dict[str, Fix] = {}
     for fix in read_fixes(opened.decisions.file):
         if fix.action or fix.path not in deciding:
@@ -185,6 +194,17 @@ def open_browser(address: str) -> None:
         import webbrowser
 
         webbrowser.open(address)
+
+
+def _require_named_so(file: Path, suspects: Sequence[Suspect], found: Mapping[str, Photo]) -> None:
+    """Refuse photos whose classes have other names than in the table: no decision would mean what it says."""
+    for suspect in suspects:
+        photo = found.get(suspect.path)
+        if photo and suspect.given not in ("", photo.label.strip()):  # read_fixes takes blanks off the ends
+            raise DataError(
+                f"{file} has {suspect.path} as {suspect.given!r}, and here it is {photo.label!r}",
+                hint="name the classes as the check did that made the table: --labels CSV, --nested",
+            )
 
 
 def _source_of(run: Path) -> Path:

@@ -153,7 +153,7 @@ def print_deep(result: DeepResult, *, console: Console | None = None) -> None:
     source, table = result.check.source, os.fspath(result.fixes)
     _say(console, "decide about them in the browser, then train with what you decided:")
     train = ["heeler", "train", source, *result.read_with, "--fixes", table]
-    for command in (["heeler", "fix", table, "--photos", source], train):
+    for command in (["heeler", "fix", table, "--photos", source, *result.named_with], train):
         _say(console, f"  {shlex.join(command)}", style="bold")
 
 

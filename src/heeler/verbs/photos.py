@@ -80,6 +80,8 @@ def _check_deep(source: Path, settings: dict[str, Any], out: Path | None, *, jso
 def fix(
     run: options.Reviewed,
     photos: options.PhotosNow = None,
+    labels: options.Labels = None,
+    nested: options.Nested = False,
     write_clean: options.WriteClean = None,
     no_browser: options.NoBrowser = False,
     port: options.Port = 0,
@@ -89,9 +91,10 @@ def fix(
     """Decide about photos that may be wrong, in the browser.
 
     RUN is the folder of a run that lists problems in its fixes.csv; or such a table alone, with
-    --photos. Keep, relabel or drop: each decision is saved there at once, and the photos stay as
-    they are. The page is served on this machine only; Ctrl-C ends it. To open it from another
-    one, give --port 8000 and forward it: ssh -L 8000:127.0.0.1:8000 NAME.
+    --photos, and with the --labels and --nested that heeler check had. Keep, relabel or drop: each
+    decision is saved there at once, and the photos stay as they are. The page is served on this
+    machine only; Ctrl-C ends it. To open it from another one, give --port 8000 and forward it:
+    ssh -L 8000:127.0.0.1:8000 NAME.
 
     \b
     Examples:
@@ -101,12 +104,13 @@ def fix(
     """
     options.need(run, "the folder of a run, or a fixes.csv")
     code = 0
-    from heeler.review import clean_copy, open_browser, review
+    from heeler.review import clean_copy, open_browser, open_review, review
     from heeler.stopping import stop_requests
     from heeler.terminal import printable
 
+    opened = open_review(run, photos, labels=labels, nested=nested)
     if write_clean is not None:
-        copy = clean_copy(run, photos, write_clean)
+        copy = clean_copy(opened, write_clean)
         told, answer = copy.told, copy.to_json()
     else:
 
@@ -116,7 +120,7 @@ def fix(
                 open_browser(address)
 
         with stop_requests() as stop:
-            result = review(run, photos, on_address, stop, port)
+            result = review(opened, on_address, stop, port)
         code = 128 + stop.signum if stop.signum == signal.SIGTERM else 0  # Ctrl-C is how it is meant to end
         told, answer = result.told, result.to_json()
     if json:
