@@ -22,8 +22,8 @@ from heeler.data import pixels as module
 from heeler.data.catalogue import read_source
 from heeler.data.decode import decode
 from heeler.data.duplicates import near_duplicates, thumbnails
-from heeler.data.pixels import Pixels, read_photos
-from heeler.errors import ResourceError
+from heeler.data.pixels import Pixels, read_again, read_photos
+from heeler.errors import DataError, ResourceError
 from heeler.records import Catalogue, Event, Note, Preprocessing, Progress, ignore_events
 from images import encode, jpeg_ended_early
 
@@ -393,3 +393,16 @@ def test_torch_has_its_threads_back_afterwards(photo_folder: Folder) -> None:
 def test_the_photos_of_these_tests_are_distinct(photo_folder: Folder) -> None:
     _, pixels = read(photo_folder(), Preprocessing())
     assert len(pixels.rows) == 48 and near_duplicates(pixels.thumbs) == []
+
+
+def test_photos_that_changed_meanwhile_are_not_read_as_others(photo_folder: Folder) -> None:
+    source = photo_folder(cat=4, coffee=4)
+    catalogue, pixels = read(source)
+    again = read_again(catalogue, replace(SPEC, fit="squash"), ignore_events)
+    assert len(again.rows) == len(pixels.rows)
+    (source / "cat" / "2.jpg").unlink()
+    with pytest.raises(DataError, match=r"cat/2.jpg has changed"):
+        read_again(catalogue, replace(SPEC, image_px=32), ignore_events)
+    scene("coffee", 5).save(source / "cat" / "2.jpg")
+    with pytest.raises(DataError, match=r"cat/2.jpg has changed"):
+        read_again(catalogue, replace(SPEC, image_px=48), ignore_events)

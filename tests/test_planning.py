@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from conftest import SCENES, TrainedRun, make_photos, run_heeler
+from conftest import SCENES, TrainedRun, assert_clear, make_photos, run_heeler
 from heeler import planning
 from heeler.clock import Clock
 from heeler.data import pixels
@@ -223,6 +223,35 @@ def test_what_the_features_took_counts_for_more_than_a_batch_on_a_busy_machine(
     # A rate that the user gave stays as it is, and so does what it needs.
     own = replace(options, recipe=replace(options.recipe, lr=1e-4))
     assert planning._timed_anew(plan, photos, look, look.backbone.model, own, clock).rates.restraint == 1.0
+
+
+def test_a_table_in_which_no_photo_trains_is_refused_in_words(source: Path, tmp_path: Path) -> None:
+    table = tmp_path / "table.csv"
+    photos = sorted(source.rglob("*.jpg"))
+    table.write_text("path,label,split\n" + "".join(f"{each},{each.parent.name},test\n" for each in photos))
+    done = run_heeler("train", table, "--minutes", 1, "--out", tmp_path / "run", "--quiet")
+    assert_clear(done, 3, "train")
+    assert not (tmp_path / "run").exists()
+
+
+def test_several_processes_that_go_on_with_the_plan_of_one_train_all_layers_at_once(
+    source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options, clock = TrainOptions(minutes=30, image_px=64), Clock(lambda event: None)
+    plan, look = planning.plan_only(source, options), planning.first_look(options)
+    plan = replace(
+        plan,
+        tune_s=1500.0,
+        rates=replace(plan.rates, forward_per_s=400.0, view_per_s=300.0, step_per_s=200.0, engine_s=1.0),
+    )
+    photos = read_and_split(read_source(source), look.spec, options, clock)
+    monkeypatch.setattr(planning, "best_depth", lambda *_: (DEPTHS[-1], 0.3))
+    parts = []
+    for n in (1, 2):
+        monkeypatch.setattr(planning, "n_launched", lambda n=n: n)
+        recipe, _ = planning.tuning_recipe(photos, look, look.backbone.model, plan, options, clock)
+        parts.append(recipe.last_s)
+    assert parts[0] > 0 and parts[1] == 0
 
 
 @pytest.mark.parametrize(

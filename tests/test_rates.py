@@ -63,9 +63,9 @@ def test_the_last_stages_bear_less_where_a_step_would_reach_far(
     monkeypatch.setattr(rates.Weights, "reach", lambda self: (seen.append(reach(self)), seen[-1])[1])
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     with exact():
-        first_restraint(model, rows, LABELS, TRAIN, SPEC)  # type: ignore[arg-type]
+        first_restraint(model, rows, LABELS, TRAIN, SPEC, Recipe())  # type: ignore[arg-type]
         monkeypatch.setattr(schedule, "MAX_REACH", float(np.mean(seen)) / slower)
-        share = first_restraint(model, rows, LABELS, TRAIN, SPEC)  # type: ignore[arg-type]
+        share = first_restraint(model, rows, LABELS, TRAIN, SPEC, Recipe())  # type: ignore[arg-type]
     assert len(seen) == 4 and seen[:2] == seen[2:] and min(seen) > 0  # 36 photos are two batches
     assert share == pytest.approx(min(1.0, 1 / slower))
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
@@ -77,7 +77,20 @@ def test_a_gradient_that_is_no_number_lowers_no_rate(
 ) -> None:
     monkeypatch.setattr(rates.Weights, "reach", lambda self: reach)
     with exact():
-        assert first_restraint(network(), rows, LABELS, TRAIN, SPEC) == 1.0  # type: ignore[arg-type]
+        assert first_restraint(network(), rows, LABELS, TRAIN, SPEC, Recipe()) == 1.0  # type: ignore[arg-type]
+
+
+def test_the_first_updates_are_those_of_the_runs_own_batches(rows: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: list[int] = []
+    gradient = rates.Worker.gradient
+    monkeypatch.setattr(
+        rates.Worker,
+        "gradient",
+        lambda self, wanted, seed: (sizes.append(len(wanted)), gradient(self, wanted, seed))[1],
+    )
+    with exact():
+        first_restraint(network(), rows, LABELS, TRAIN, SPEC, Recipe(batch_size=4))  # type: ignore[arg-type]
+    assert sizes == [4, 4]
 
 
 def test_the_last_stages_alone_are_trained_where_the_run_does_so(rows: object) -> None:

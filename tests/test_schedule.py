@@ -108,6 +108,21 @@ def test_what_was_used_before_training_is_no_part_of_it() -> None:
     assert other.done == pytest.approx(3 / 4)
 
 
+def test_the_schedule_stands_still_while_something_is_set_up() -> None:
+    clock = Clock()
+    pace = Pace(100.0, 2, clock)
+    pace.training_begins()
+    clock.now_s += 40
+    pace.step_ended()
+    clock.now_s += 30
+    pace.setup_ended()
+    assert pace.done == pytest.approx(0.4) and pace.left_s == 30
+    clock.now_s += 15
+    pace.step_ended()
+    assert pace.done == pytest.approx(0.7)
+    assert Pace(0.0, 2, clock).left_s == float("inf")
+
+
 def test_no_step_begins_that_would_end_too_late() -> None:
     clock = Clock()
     pace = Pace(100.0, 2, clock)

@@ -17,7 +17,7 @@ from heeler.learn.stages import FirstStages, Views, first_engine, is_divisible, 
 from heeler.learn.tune import fine_tune
 from heeler.learn.weights import Weights, plain_state
 from heeler.plans import Recipe
-from heeler.records import Epoch, Event, ignore_events
+from heeler.records import Epoch, Event, Note, ignore_events
 from tiny import LABELS, SPEC, TRAIN, VALID, exact, network, store
 
 
@@ -111,13 +111,16 @@ def test_activations_can_be_mixed_in_pairs(tmp_path: Path, fresh_cache: Path) ->
     assert tuned.n_epochs == 1
 
 
-def test_without_time_for_one_view_all_layers_are_trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_time_for_one_view_the_last_stages_train_without(
+    tmp_path: Path, fresh_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("heeler.learn.tune.VIEWS_SHARE", -1.0)
-    start = network()
+    start, events = network(), list[Event]()
     with exact():
         recipe = Recipe(budget_s=6, max_epochs=3, lr=1e-2, last_views=3, ema_decay=0.0)
-        tuned = fine_tune(start, store(tmp_path / "rows"), LABELS, TRAIN, VALID, SPEC, recipe, ignore_events)
-    assert not torch.equal(start.conv_stem.weight, tuned.model.conv_stem.weight) or tuned.best_epoch == 0
+        tuned = fine_tune(start, store(tmp_path / "rows"), LABELS, TRAIN, VALID, SPEC, recipe, events.append)
+    assert torch.equal(start.conv_stem.weight, tuned.model.conv_stem.weight)
+    assert any(isinstance(event, Note) and "too little time or disk" in event.text for event in events)
 
 
 def outputs(photos: np.ndarray, sign: int = 1) -> Iterator[np.ndarray]:
@@ -160,18 +163,42 @@ def test_a_view_that_would_end_too_late_is_not_kept(fresh_cache: Path) -> None:
     views.close()
 
 
-@pytest.mark.parametrize("n_most", [1, 100])
-def test_a_disk_without_room_keeps_no_views(
-    n_most: int, mount: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+def test_a_view_that_gets_slow_on_the_way_is_given_up(fresh_cache: Path) -> None:
+    photos = np.arange(300)
+
+    def slower(n_asked: list[int]) -> Iterator[np.ndarray]:
+        for number, batch in enumerate(outputs(photos)):
+            time.sleep(0.001 if number < 10 else 0.2)
+            n_asked.append(len(batch))
+            yield batch
+
+    for n_views in (0, 1):
+        asked: list[int] = []
+        views = Views(300, photos, (2, 2, 4), 2)
+        if n_views:
+            assert views.add(outputs(photos), 300, time.perf_counter() + 60)
+        assert not views.add(slower(asked), 300, time.perf_counter() + 1)
+        assert views.n_views == n_views and 30 < sum(asked) < 200
+        views.close()
+
+
+@pytest.mark.parametrize("is_full", [True, False])
+def test_a_disk_has_as_many_views_as_it_has_room_for(
+    is_full: bool, mount: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder = mount("-t", "tmpfs", "-o", "size=1m", "tmpfs")
+    folder = mount("-t", "tmpfs", "-o", "size=2m", "tmpfs")
     monkeypatch.setenv("HEELER_CACHE", str(folder))
     photos = np.arange(1000)
-    views = Views(1000, photos, (14, 14, 2), n_most)
-    batches = (np.zeros((50, 392), np.float32) for _ in range(20))  # 0.8 MB in bf16
-    if n_most == 1:
-        (folder / "other").write_bytes(bytes(600_000))
+    views = Views(1000, photos, (14, 14, 2), 100)
+    assert views.n_most == 2  # of 0.8 MB each
+    if is_full:
+        (folder / "other").write_bytes(bytes(1_600_000))
         monkeypatch.setattr("heeler.learn.stages.require_space", lambda *_: None)  # it was free a moment ago
-    assert not views.add(batches, 1000, time.perf_counter() + 60)
-    assert views.n_views == 0
+    for _ in range(2):
+        batches = (np.zeros((50, 392), np.float32) for _ in range(20))
+        assert views.add(batches, 1000, time.perf_counter() + 60) is not is_full
+    assert views.n_views == (0 if is_full else 2)
     views.close()
+    other = Views(1000, photos, (14, 14, 2), 100)
+    assert other.n_most == (1 if is_full else 2)
+    other.close()

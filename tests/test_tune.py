@@ -783,6 +783,67 @@ def test_the_rates_rise_from_the_first_step_on_however_long_setting_up_took(
     assert np.abs(np.diff(shares[9:])).max() < 0.1
 
 
+def divided(monkeypatch: pytest.MonkeyPatch, clock: Clock) -> list[float]:
+    """From now on, the seconds that each call may take to compute views; it takes them, and none is kept."""
+    asked: list[float] = []
+
+    def divide(_: Any, train: Any, valid: Any, until_s: float) -> None:
+        asked.append(until_s - clock.now_s)
+        clock.now_s = until_s
+
+    monkeypatch.setattr(worker.Worker, "divide", divide)
+    return asked
+
+
+def test_without_views_the_same_stages_train(rows: Rows, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked, probe = divided(monkeypatch, clock), clock.network()
+    tuned = tune_it(rows, replace(TIMED, budget_s=20, last_views=1, last_stages=1), probe=probe)
+    assert asked == pytest.approx([10.0], abs=0.01)
+    assert 20 - 0.25 <= clock.now_s - 50 <= 20
+    assert {epoch.phase for epoch in tuned.history} == {"last"}
+    last = f"blocks.{len(probe.blocks) - 1}."
+    changed = moved(probe, tuned.model)
+    assert any(name.startswith(last) for name in changed)
+    assert all(name.startswith((last, "conv_head", "bn2", "classifier")) for name in changed)
+
+
+@pytest.mark.parametrize(("n_steps", "n_asked"), [(15, 2), (29, 1)])
+def test_a_run_that_goes_on_computes_views_in_the_time_that_is_left(
+    rows: Rows, clock: Clock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, n_steps: int, n_asked: int
+) -> None:
+    asked, shares = divided(monkeypatch, clock), rates(monkeypatch)
+    recipe = replace(TIMED, budget_s=20, last_views=1)
+    tune_it(rows, recipe, probe=clock.network(), folder=tmp_path, stop=stop_after(n_steps))
+    left_s = 20 - (clock.now_s - 50)
+    events: list[Event] = []
+    tune_it(rows, recipe, events.append, clock.network(), folder=tmp_path, resume=True)
+    assert "goes on from a checkpoint" in notes_of(events)[0]
+    assert len(asked) == n_asked and asked[1:] == pytest.approx([left_s / 2] * (n_asked - 1), abs=0.01)
+    assert 20 - 0.25 <= clock.now_s - 50 <= 20
+    assert len(shares) > n_steps and shares[-1] < 0.1
+    assert np.abs(np.diff(shares[n_steps - 1 :])).max() < 0.3  # the schedule goes on where it was
+
+
+def test_a_run_that_goes_on_with_less_memory_computes_fewer_photos_at_once(
+    rows: Rows, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = tune_it(rows, FIXED)
+    tune_it(rows, FIXED, folder=tmp_path, stop=stop_after(3))
+    sizes: list[int] = []
+    photos = worker.Worker._photos
+
+    def seen(self: Any, wanted: Any, piece: range, *others: Any) -> Any:
+        if others[0] != "none":
+            sizes.append(len(piece))
+        return photos(self, wanted, piece, *others)
+
+    monkeypatch.setattr(worker.Worker, "_photos", seen)
+    monkeypatch.setattr(worker, "piece_photos", lambda *_: 5)
+    tuned = tune_it(rows, FIXED, folder=tmp_path, resume=True)
+    assert max(sizes) == 5
+    assert difference(tuned.model, whole.model) < 1e-3
+
+
 def test_the_time_before_a_stop_counts(rows: Rows, clock: Clock, tmp_path: Path) -> None:
     recipe = replace(TIMED, budget_s=8)
     tune_it(rows, recipe, probe=clock.network(), folder=tmp_path, stop=stop_after(13))

@@ -11,7 +11,7 @@ from typing import Any
 
 from heeler.clock import Clock
 from heeler.data.catalogue import thin_catalogue
-from heeler.data.pixels import read_photos
+from heeler.data.pixels import read_again
 from heeler.data.split import draw_folds, draw_share, judged_share
 from heeler.errors import UsageError
 from heeler.learn.backbone import DEFAULT_BACKBONE
@@ -22,6 +22,7 @@ from heeler.learn.depth import BEFORE_ALL, MIN_TUNING_S, before_all_s, best_dept
 from heeler.learn.plan import MIN_OF_CLASS, choose, chosen_text, plan_rest, plan_run, spare_s, to_try, tuning_s
 from heeler.learn.probe import N_FOLDS
 from heeler.learn.rates import first_restraint
+from heeler.learn.team import n_launched
 from heeler.photos import Photos, list_files
 from heeler.plans import Plan, Recipe, Setting, TrainOptions
 from heeler.records import Catalogue, Note, OnEvent, Planned, ignore_events
@@ -126,7 +127,7 @@ def _as_wanted(photos: Photos, first: Look, look: Look, clock: Clock) -> Photos:
         return photos
     usable = photos.catalogue.usable
     with clock.stage("decode again", total=len(usable)) as tell:
-        _, pixels = read_photos(replace(photos.catalogue, photos=usable), look.spec, tell)
+        pixels = read_again(photos.catalogue, look.spec, tell)
         clock.count("decode again", pixels.n_decoded)
     return replace(photos, pixels=pixels)
 
@@ -166,7 +167,10 @@ def tuning_recipe(
         return replace(options.recipe, budget_s=0.0), plan
     depth, _ = best_depth(rates, look.setting, n_train, plan.tune_s)
     recipe = replace(options.recipe, budget_s=plan.tune_s)
-    if last_s := before_all_s(rates, look.setting, n_train, plan.tune_s, depth):
+    last_s = 0.0
+    if n_launched() == 1:  # several processes train all layers, whatever the plan of one that they go on from
+        last_s = before_all_s(rates, look.setting, n_train, plan.tune_s, depth)
+    if last_s:
         depth = BEFORE_ALL
     if n_views := views_in(rates, look.setting, n_train, last_s or plan.tune_s, depth):
         recipe = replace(recipe, last_views=n_views, last_stages=depth.last_stages, last_s=last_s)
@@ -182,7 +186,8 @@ def _timed_anew(plan: Plan, photos: Photos, look: Look, start: Any, options: Tra
         view, step = tuning_rates(start, look.spec, forward, Recipe().last_stages)
         restraint = 1.0
         if view and not options.recipe.lr:
-            restraint = first_restraint(start, photos.pixels.rows, photos.labels, photos.split.train, look.spec)
+            parts = photos.pixels.rows, photos.labels, photos.split.train
+            restraint = first_restraint(start, *parts, look.spec, options.recipe)
     rates = replace(plan.rates, base=look.setting, forward_per_s=forward, view_per_s=view, step_per_s=step)
     return replace(plan, rates=replace(rates, restraint=restraint))
 

@@ -25,7 +25,7 @@ from heeler.data.duplicates import THUMBNAIL_PX, mark_duplicates, thumbnails
 from heeler.data.rows import Facts, Rows, RowStore
 from heeler.data.square import without_padding
 from heeler.data.turns import Turns
-from heeler.errors import UnreadableError
+from heeler.errors import DataError, UnreadableError
 from heeler.files import cache_root, read_regular, require_space, write_text
 from heeler.machine import n_cores
 from heeler.records import ByteArray, Catalogue, Note, OnEvent, Photo, Preprocessing, Progress
@@ -135,6 +135,29 @@ def read_photos(catalogue: Catalogue, spec: Preprocessing, on_event: OnEvent) ->
         on_event(Note(text, "warning"))
     view = thumbs.view(names)
     return full, Pixels(spec, store.view(names), view.take(np.arange(len(view))), n_decoded)
+
+
+def read_again(catalogue: Catalogue, spec: Preprocessing, on_event: OnEvent) -> Pixels:
+    """Pixels of photos that were read before, prepared in another way.
+
+    Args:
+        catalogue: as ``read_photos`` completed it.
+        spec: how a photo becomes a square of pixels.
+        on_event: told of progress (``Progress``, one unit a file).
+
+    Raises:
+        DataError: the photos are not those of the first reading any more.
+        ResourceError: the cache's disk is full; what was decoded before is kept.
+    """
+    again, pixels = read_photos(replace(catalogue, photos=catalogue.usable), spec, on_event)
+    now = {photo.path: photo.sha256 for photo in again.usable}
+    for photo in catalogue.usable:
+        if now.get(photo.path) != photo.sha256:
+            raise DataError(
+                f"{photo.path} has changed, or cannot be read any more, since the run read it first",
+                hint="run the same command again, and leave the photos as they are meanwhile",
+            )
+    return pixels
 
 
 def count_known(catalogue: Catalogue, spec: Preprocessing) -> int:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from heeler.data.pixels import read_photos
+from heeler.data.pixels import read_again
 from heeler.learn.backbone import Backbone, load_backbone
 from heeler.learn.depth import relative_work
 from heeler.learn.engines import Engine
@@ -117,8 +117,8 @@ def _has_worse_geometry(setting: Setting, trials: Sequence[Trial]) -> bool:
 def _try(
     sample: Catalogue, labels: IntArray, n_classes: int, folds: IntArray, look: Look
 ) -> tuple[Trial, Look, Tensor]:
-    read, pixels = read_photos(sample, look.spec, ignore_events)
-    names = [photo.sha256 for photo in read.usable]
+    pixels = read_again(sample, look.spec, ignore_events)
+    names = [photo.sha256 for photo in sample.usable]
     known = known_features(look.backbone, look.spec, names)
     engine = look.engine
     if engine is None:

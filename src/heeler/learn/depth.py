@@ -16,7 +16,7 @@ RELATIVE_WORK = {"tf_efficientnet_lite0": 1.0, "tf_efficientnet_lite1": 1.3, "tf
 MIN_TUNING_S = 5.0
 # What the last stages learn in less is lost in noise. On clothing (two drawings, one view, the rates coming down in the
 # time that there is) 0.35, 0.6, 0.8, 1 and 2 epochs took 2, 6; 0, 3; 10, 8; 13, 14; and 18, 25 % off the loss.
-# All layers were seen to do harm in less than two.
+# All layers were seen to do harm in less than two; in more than one, they are tried, and the guard on *valid* decides.
 MIN_EPOCHS, MIN_EPOCHS_OF_ALL = 0.75, 1.0
 # The most that the first stages of views may take of tuning's time; epochs for each view, and most views.
 VIEWS_SHARE, EPOCHS_PER_VIEW, MAX_VIEWS = 0.5, 2.0, 12

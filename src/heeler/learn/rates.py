@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -94,12 +94,15 @@ def rate_range(
             wanted = np.unique(order[: n_steps * size])
             worker.divide(wanted, wanted[:0], math.inf)
         try:
-            return _climb(worker, order, n_steps, size, recipe, on_event)
+            trains_last = recipe.last_views > 0 and worker.can_divide()
+            return _climb(worker, order, n_steps, size, recipe, on_event, trains_last=trains_last)
         finally:
             worker.close()
 
 
-def first_restraint(start: Any, rows: Rows, labels: IntArray, train: IntArray, spec: Preprocessing) -> float:
+def first_restraint(
+    start: Any, rows: Rows, labels: IntArray, train: IntArray, spec: Preprocessing, recipe: Recipe
+) -> float:
     """Share of the usual peak rates that the last stages bear on some photos, in (0, 1]; see ``Cursor.restraint``.
 
     A run lowers its rates by its own first updates. This looks at a few before it is decided how many epochs there
@@ -111,13 +114,14 @@ def first_restraint(start: Any, rows: Rows, labels: IntArray, train: IntArray, s
         labels: (N,) class numbers.
         train: rows to learn from.
         spec: the preprocessing that made the rows.
+        recipe: batch size and seed of the run.
 
     Raises:
         ResourceError: the memory is too small for one photo at a time.
     """
     accelerator = accelerator_of_machine()
     model = copy.deepcopy(start).to(accelerator.device, memory_format=torch.channels_last)
-    recipe = Recipe(augment="none")  # a short run sees the photos as they are
+    recipe = replace(recipe, augment="none")  # a short run sees the photos as they are
     worker = Worker(accelerator, Team(), model, rows, torch.from_numpy(labels), spec, recipe, ignore_events)
     groups = last_groups(model, BEFORE_ALL.last_stages)
     weights = Weights(accelerator, model, ema_decay=0.0)
@@ -143,12 +147,21 @@ def suggest_rate(rates: Sequence[float], smooth: Sequence[float]) -> float:
     return rates[first + int(near[-1])] / SAFETY
 
 
-def _climb(worker: Worker, order: IntArray, n_steps: int, size: int, recipe: Recipe, on_event: OnEvent) -> RateRange:
+def _climb(
+    worker: Worker,
+    order: IntArray,
+    n_steps: int,
+    size: int,
+    recipe: Recipe,
+    on_event: OnEvent,
+    *,
+    trains_last: bool,
+) -> RateRange:
     model = worker.model
-    groups = last_groups(model, recipe.last_stages) if worker.is_divided else layer_groups(model)
+    groups = last_groups(model, recipe.last_stages) if trains_last else layer_groups(model)
     worker.begin(groups, learns_norms=False)
     weights = Weights(worker.accelerator, model, ema_decay=0.0)
-    weights.begin(groups, [HIGHEST] * len(groups) if worker.is_divided else layer_rates(HIGHEST, len(groups)))
+    weights.begin(groups, [HIGHEST] * len(groups) if trains_last else layer_rates(HIGHEST, len(groups)))
     rates: list[float] = []
     losses: list[float] = []
     smooth: list[float] = []

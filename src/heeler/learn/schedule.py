@@ -80,15 +80,15 @@ def is_timed(recipe: Recipe) -> bool:
     return recipe.budget_s > 0 and recipe.epochs == 0
 
 
-def phases_of(recipe: Recipe, *, is_divided: bool = False) -> tuple[Phase, ...]:
+def phases_of(recipe: Recipe, *, trains_last: bool = False) -> tuple[Phase, ...]:
     """The phases of a recipe in order: one of all layers in a timed run, else the head's and then one of all layers.
 
     Args:
         recipe: how to train.
-        is_divided: whether "all layers" are the last stages, which may learn faster.
+        trains_last: whether "all layers" are the last stages, which may learn faster.
     """
     if is_timed(recipe):
-        lr, divisor = (LAST_LR, 1.0) if is_divided else (TIMED_LR, TIMED_STEM_DIVISOR)
+        lr, divisor = (LAST_LR, 1.0) if trains_last else (TIMED_LR, TIMED_STEM_DIVISOR)
         return (Phase("all", 1, recipe.max_epochs, recipe.lr or lr, WARM_TIMED, divisor),)
     all_lr = recipe.lr / 2 if recipe.lr else ALL_LR
     phases = (
@@ -240,8 +240,10 @@ class Pace:
         self.saved_at_s, self._last = self.used_s, self._clock()
 
     def setup_ended(self) -> None:
-        """All since the last call was neither a step nor judging nor a save."""
+        """All since the last call was neither a step nor judging nor a save; the schedule stood still meanwhile."""
+        done = self.done
         self._passed()
+        self._begin_leg(done)
 
     def training_begins(self) -> None:
         """What is used until now was for other things: the schedule begins here, and with it the rise of the rates."""
@@ -269,6 +271,11 @@ class Pace:
         before, self._last = self._last, self._clock()
         self.used_s += self._last - before
         return self._last - before
+
+    @property
+    def left_s(self) -> float:
+        """Seconds of the budget that are left; infinite in a run without one."""
+        return self.budget_s - self.used_s if self.budget_s else math.inf
 
     @property
     def done(self) -> float:

@@ -6,6 +6,8 @@ CPU a step of these alone takes a quarter of the time. It works for timm's Effic
 
 from __future__ import annotations
 
+import math
+import shutil
 import tempfile
 import time
 from collections.abc import Iterable
@@ -22,6 +24,8 @@ from heeler.learn.backbone import Normalise, weights_key
 from heeler.learn.engines import BATCH, Engine, pick_engine
 from heeler.records import ByteArray, FloatArray, IntArray, Preprocessing, short_hash
 
+# Of the disk that is free, what views may take.
+MOST_OF_DISK = 0.8
 # The first batches of the first view set things up; after so many, it is known how long a view takes.
 N_WARM, N_TIMED = 2, 6
 
@@ -98,12 +102,12 @@ class Views:
         n_rows: N, of all photos.
         photos: (n,) rows of those whose activations are kept.
         shape: (h, w, C) of one photo's.
-        n_most: views of each that there is to be room for.
+        n_most: views of each that are wanted; fewer where the disk has no room for them, but one at least.
     """
 
     def __init__(self, n_rows: int, photos: IntArray, shape: tuple[int, ...], n_most: int) -> None:
         self.photos, self.n_views = photos, 0
-        self._shape, self._n_most = shape, n_most
+        self._shape = shape
         self._place = np.full(n_rows, -1)
         self._place[photos] = np.arange(len(photos))
         self._seconds_each = 0.0
@@ -112,6 +116,9 @@ class Views:
             self._folder.mkdir(parents=True, exist_ok=True)
             self._file = tempfile.TemporaryFile(dir=self._folder, buffering=0)  # noqa: SIM115 - closed by close
         self._kept: NDArray[np.int16] | None = None
+        view_bytes = 2 * len(photos) * math.prod(shape)
+        room = MOST_OF_DISK * shutil.disk_usage(self._folder).free
+        self.n_most = max(1, min(n_most, math.floor(room / view_bytes)))
 
     def add(self, outputs: Iterable[FloatArray], n_photos: int, until_s: float) -> bool:
         """Keep one more view of the photos, or of as many of them as come first.
@@ -127,6 +134,7 @@ class Views:
         if time.perf_counter() + self._seconds_each * n_photos > until_s:
             return False
         n_done, began_s, n_warm = 0, time.perf_counter(), 0
+        last_s = 2 * until_s - began_s  # foreseen once; beyond this it is given up, however far it has come
         for number, batch in enumerate(outputs):
             try:
                 self._write(batch, self.n_views * len(self.photos) + n_done)
@@ -137,7 +145,8 @@ class Views:
                 began_s, n_warm = now_s, n_done
             self._seconds_each = (now_s - began_s) / max(1, n_done - n_warm)
             left_s = (n_photos - n_done) * self._seconds_each
-            if self.n_views == 0 and number == N_TIMED - 1 and now_s + left_s > until_s:
+            is_first_look = self.n_views == 0 and number == N_TIMED - 1
+            if number >= N_TIMED - 1 and now_s + left_s > (until_s if is_first_look else last_s):
                 return False
         n_kept = self.n_views * len(self.photos) + n_done
         self.n_views += 1
@@ -148,12 +157,12 @@ class Views:
         """Put activations (B, h * w * C) where they belong.
 
         Raises:
-            ResourceError: the disk has no room for them, or before the first, none for all views.
+            ResourceError: the disk has no room for them, or before the first, none for a whole view.
         """
         data = torch.from_numpy(batch).to(torch.bfloat16).view(torch.int16).numpy().data.cast("B")
         n_bytes = 2 * batch.shape[1]
         if first == 0:
-            require_space(self._folder, n_bytes * len(self.photos) * self._n_most)
+            require_space(self._folder, n_bytes * len(self.photos))
         with disk_errors(self._folder):
             self._file.seek(first * n_bytes)
             while data:

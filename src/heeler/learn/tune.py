@@ -24,7 +24,7 @@ from heeler.errors import HeelerError, ResourceError
 from heeler.learn.augment import seed_of
 from heeler.learn.checkpoint import Checkpoint, discard_checkpoints, key_of, read_checkpoint, write_checkpoint
 from heeler.learn.contest import Best, Contest, Tuned
-from heeler.learn.depth import VIEWS_SHARE
+from heeler.learn.depth import MIN_TUNING_S, VIEWS_SHARE
 from heeler.learn.schedule import Cursor, Pace, Phase, is_timed, layer_groups, layer_rates, phases_of, rate_share
 from heeler.learn.stages import last_groups
 from heeler.learn.team import Team
@@ -115,8 +115,7 @@ class _Run:
         self.is_saved = worker.team.first([folder is not None]) == [1]
         timed = is_timed(recipe)
         ema_decay = (EMA_DECAY if timed else 0.0) if recipe.ema_decay is None else recipe.ema_decay
-        if recipe.last_views and worker.can_divide():
-            worker.divide(train, valid, began_s + VIEWS_SHARE * recipe.budget_s)
+        self.trains_last = recipe.last_views > 0 and worker.can_divide()
         self.weights = Weights(worker.accelerator, worker.model, ema_decay)
         self.contest = Contest(worker, valid, start)
         self.n_passes = 2 if ema_decay else 1
@@ -126,9 +125,9 @@ class _Run:
         # Everything that decides a run but how long it may take.
         settings = replace(recipe, batch_size=worker.batch_size, budget_s=float(timed), max_epochs=0)
         photos = (train, worker.labels[train].numpy(), valid, worker.labels[valid].numpy())
-        self.key = key_of([asdict(settings), asdict(worker.spec), worker.is_divided], photos, start)
-        self.phases = phases_of(recipe, is_divided=worker.is_divided)
-        self.is_restrained = timed and worker.is_divided and not recipe.lr
+        self.key = key_of([asdict(settings), asdict(worker.spec), self.trains_last], photos, start)
+        self.phases = phases_of(recipe, trains_last=self.trains_last)
+        self.is_restrained = timed and self.trains_last and not recipe.lr
         self.n_planned = sum(phase.epochs for phase in self.phases)
         self._enter(self.phases[0])
         self.cursor = Cursor()
@@ -137,15 +136,26 @@ class _Run:
 
     def begin(self, resume: bool) -> None:
         """Judge the start, or go on from the last checkpoint."""
-        if self.worker.team.first([resume]) == [1] and (found := self._find()):
+        found = self._find() if self.worker.team.first([resume]) == [1] else None
+        if found:
             self._go_back(found)
             self.saved = found
             self.pace.resume(found.facts["pace"])
-            self.worker.pieces.update(found.facts["pieces"])
-            self.tell(Note(f"tuning goes on from a checkpoint: {self._n_epochs():.2f} epochs are done"))
-            return
-        if self.folder:
+        elif self.folder:
             discard_checkpoints(self.folder)
+        # What is computed once pays only where there is time for steps; without it the same stages train.
+        if self.trains_last and self.pace.left_s >= MIN_TUNING_S:
+            self.worker.divide(self.train, self.valid, time.perf_counter() + VIEWS_SHARE * self.pace.left_s)
+            self.pace.setup_ended()
+        if found:
+            for job, n_photos in found.facts["pieces"].items():  # of a machine that may have had more memory
+                self.worker.pieces[job] = min(n_photos, self.worker.pieces[job])
+            self.tell(Note(f"tuning goes on from a checkpoint: {self._n_epochs():.2f} epochs are done"))
+        else:
+            self._judge_start()
+
+    def _judge_start(self) -> None:
+        """Judge the network to start from; the schedule begins after it."""
         if self.pace.budget_s:
             # The first batch, for which the kernels are chosen, says little of what a pass takes.
             self.worker.logits(self.worker.model, self.valid[:EVALUATE_BATCH])
@@ -166,8 +176,7 @@ class _Run:
         """Learn from the next batch."""
         if self.is_epoch_over():
             return  # so it was when the run was told to stop
-        cursor, seed = self.cursor, self.recipe.seed
-        wanted = self._batch()
+        cursor, seed, wanted = self.cursor, self.recipe.seed, self._batch()
         loss = self.worker.gradient(wanted, seed_of(seed, cursor.epoch, cursor.step))
         if not math.isfinite(loss):
             self._retreat("the loss")
@@ -247,8 +256,7 @@ class _Run:
         """Rows of the next step, the same in every process; an epoch has no batch of a few left over."""
         cursor, n_rows = self.cursor, len(self.train)
         if self.order[0] != cursor.epoch:
-            order = np.random.default_rng([self.recipe.seed, cursor.epoch]).permutation(self.train)
-            self.order = (cursor.epoch, order)
+            self.order = cursor.epoch, np.random.default_rng([self.recipe.seed, cursor.epoch]).permutation(self.train)
         first, end = (step * n_rows // self.n_steps for step in (cursor.step, cursor.step + 1))
         return self.order[1][first:end]
 
@@ -268,7 +276,7 @@ class _Run:
     def _enter(self, phase: Phase) -> None:
         """Begin a phase: its layers, an optimiser of its own."""
         model = self.worker.model
-        groups = last_groups(model, self.recipe.last_stages) if self.worker.is_divided else layer_groups(model)
+        groups = last_groups(model, self.recipe.last_stages) if self.trains_last else layer_groups(model)
         groups = groups[-1:] if phase.name == "head" else groups
         self.phase = phase
         self.worker.begin(groups, learns_norms=phase.name == "all" and self.recipe.bn == "training")
@@ -291,7 +299,7 @@ class _Run:
         record = Epoch(
             epoch=epoch,
             epochs=max(epoch, round(self._n_epochs() / self._done())) if self.pace.budget_s else self.n_planned,
-            phase="last" if self.worker.is_divided else self.phase.name,
+            phase="last" if self.trains_last else self.phase.name,
             train_loss=cursor.loss_sum / cursor.n_seen,
             valid_loss=loss,
             valid_error=error,

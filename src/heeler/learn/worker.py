@@ -87,7 +87,7 @@ class Worker:
 
     @property
     def is_divided(self) -> bool:
-        """Whether the first stages were computed once, so that only the last ones are trained."""
+        """Whether the first stages were computed once, so that steps are of the last ones alone."""
         return self._views is not None
 
     def _most_at_once(self) -> int:
@@ -117,8 +117,8 @@ class Worker:
         Args:
             train: rows to train on.
             valid: rows to judge on; they are seen as they are alone.
-            until_s: of ``time.perf_counter``; no view is begun that is expected to end later, or kept where the disk
-                has no room for it.
+            until_s: of ``time.perf_counter``; no view is begun that is expected to end later, or that the disk has no
+                room for.
 
         Raises:
             ResourceError: the cache cannot be written at all.
@@ -136,13 +136,15 @@ class Worker:
                 preset, seed = recipe.augment if view else "none", seed_of(recipe.seed, -1 - view, start)
                 yield augment_pixels(squares, preset, seed=seed, out_px=self.spec.image_px)
 
-        while views.n_views < n_most:
+        while views.n_views < views.n_most:
             n_photos = len(train) if views.n_views else len(photos)
             if not views.add(engine.run(seen(views.n_views, n_photos)), n_photos, until_s):
                 break
             self._views = views
         if not views.n_views:
             views.close()
+            text = "too little time or disk to compute the first stages beforehand: the last ones train without, slowly"
+            self._tell(Note(text, "warning"))
         if self.is_divided:
             self.pieces["training"] = self._most_at_once()  # activations are small
 
