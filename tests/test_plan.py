@@ -120,6 +120,24 @@ def test_time_is_first_taken_from_pixels_and_then_from_photos() -> None:
     assert "too little time" in next(stage.why for stage in plans[-1].stages if stage.name == "decode")
 
 
+def test_a_network_that_was_not_timed_is_set_up_first() -> None:
+    """All photos are seen at 192 px, where 224 px were timed."""
+    plan = planned(1, 60_000)
+    assert plan.first.image_px == 192 and not plan.candidates
+    seconds = forward_s(RATES, plan.first, plan.n_read) + engine_s(RATES, plan.first)
+    assert plan.seconds_of("features") == pytest.approx(seconds)
+    rest = plan_rest(plan, plan.first, 300.0, 20.0, 10)
+    assert rest.seconds_of("features") == pytest.approx(plan.n_read / 300 + engine_s(RATES, plan.first))
+
+
+@pytest.mark.parametrize("n_photos", [1, 40])
+@pytest.mark.parametrize("minutes", [1, 60])
+def test_where_no_photo_is_left_to_train_there_is_a_plan_all_the_same(n_photos: int, minutes: float) -> None:
+    """Why that cannot be is told when the photos are read."""
+    plan = plan_run(60 * minutes, ELAPSED_S, [n_photos, n_photos], RATES, FREE, 1.0)
+    assert sum(stage.seconds for stage in plan.stages) > 0
+
+
 def test_pixels_that_the_user_chose_stay() -> None:
     plan = planned(1, 400_000, free=("fit",))
     assert plan.first == BASE

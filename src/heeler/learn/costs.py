@@ -66,6 +66,12 @@ def engine_s(rates: Rates, setting: Setting) -> float:
     return rates.engine_s * (1 + ENGINE_SHARE * (work - 1))
 
 
+def setup_s(rates: Rates, setting: Setting) -> float:
+    """Seconds before the first photo of a setting's network; none where it is the one that was timed."""
+    is_timed = (setting.backbone, setting.image_px) == (rates.base.backbone, rates.base.image_px)
+    return 0.0 if is_timed else engine_s(rates, setting)
+
+
 def forward_per_s(rates: Rates, setting: Setting) -> float:
     """Photos whose features are computed in a second."""
     return 1 / forward_s(rates, setting, 1)

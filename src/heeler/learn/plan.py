@@ -15,12 +15,12 @@ from functools import partial
 from heeler.learn.costs import (
     FIRST_FIT_S,
     curve_s,
-    engine_s,
     finish_s,
     fit_s,
     flaws_s,
     forward_s,
     read_s,
+    setup_s,
     split_s,
     write_s,
 )
@@ -93,14 +93,15 @@ def plan_run(
     ]
 
     def with_choice(share: float) -> Plan:
-        n_train = round((1 - judged) * n_read)
+        n_train = max(1, round((1 - judged) * n_read))
         tried, n_sample = _choice(first, n_read, n_train, n_classes, rates, share * budget_s, left_s, free)
         choice = PlannedStage(
             "choose",
             _choice_s(first, tried, n_sample, n_classes=n_classes, rates=rates),
             _choice_text(first, tried, n_sample),
         )
-        rest = _after_choice(first, n_read, n_classes, rates, forward_s(rates, first, n_read - n_sample), budget_s)
+        features_s = forward_s(rates, first, n_read - n_sample) + (0.0 if tried else setup_s(rates, first))
+        rest = _after_choice(first, n_read, n_classes, rates, features_s, budget_s)
         stages = (*before, choice, *rest)
         made = Plan(budget_s, first, tuple(tried), n_found, n_read, n_sample, judged, rates, stages, may_tune)
         return _filled(made, first)
@@ -135,7 +136,8 @@ def plan_rest(plan: Plan, setting: Setting, rate_per_s: float, elapsed_s: float,
     rates = replace(plan.rates, forward_per_s=rate_per_s * relative_work(setting) / relative_work(plan.rates.base))
     past = [stage for stage in plan.stages if stage.name in ("prepare", "decode", "split", "choose")]
     again = [PlannedStage("decode again", n_left / rates.decode_per_s, f"as {setting} wants the photos")]
-    rest = _after_choice(setting, plan.n_read, n_classes, rates, n_left / rate_per_s, plan.budget_s)
+    features_s = n_left / rate_per_s + (0.0 if plan.candidates else setup_s(plan.rates, setting))
+    rest = _after_choice(setting, plan.n_read, n_classes, rates, features_s, plan.budget_s)
     if setting == plan.first:
         again = []
     late_s = elapsed_s - sum(stage.seconds for stage in past)
@@ -178,7 +180,7 @@ def _filled(plan: Plan, setting: Setting, late_s: float = 0) -> Plan:
 
 
 def _n_train(plan: Plan) -> int:
-    return round((1 - plan.judged) * plan.n_read)
+    return max(1, round((1 - plan.judged) * plan.n_read))  # none at all is refused later, in words
 
 
 def _first_setting(left_s: float, n_found: int, n_classes: int, rates: Rates, may_shrink: bool) -> tuple[Setting, int]:
@@ -201,8 +203,7 @@ def _first_setting(left_s: float, n_found: int, n_classes: int, rates: Rates, ma
 
 
 def _pass_s(setting: Setting, n_photos: int, n_classes: int, rates: Rates) -> float:
-    is_timed = (setting.backbone, setting.image_px) == (rates.base.backbone, rates.base.image_px)
-    forward = (0.0 if is_timed else engine_s(rates, setting)) + forward_s(rates, setting, n_photos)
+    forward = setup_s(rates, setting) + forward_s(rates, setting, n_photos)
     frozen_s = read_s(rates, setting, n_photos) + forward + fit_s(rates, n_photos, n_classes)
     return frozen_s + split_s(rates, n_photos) + flaws_s(rates, n_photos)
 
@@ -287,10 +288,10 @@ def _choice_s(first: Setting, candidates: Sequence[Setting], n_sample: int, *, n
     if not candidates:
         return 0.0
     candidates = to_try(first, candidates)
-    engines_s = sum(engine_s(rates, setting) for setting in _networks(candidates, rates))
+    engines_s = sum(setup_s(rates, setting) for setting in _networks([first, *candidates], rates))
     tries_s = sum(forward_s(rates, setting, n_sample) + n_sample / rates.decode_per_s for setting in candidates)
     fits_s = (len(candidates) + 1) * fit_s(rates, n_sample, n_classes) + FIRST_FIT_S
-    return forward_s(rates, rates.base, n_sample) + engines_s + tries_s + fits_s
+    return forward_s(rates, first, n_sample) + engines_s + tries_s + fits_s
 
 
 def _networks(candidates: Sequence[Setting], rates: Rates) -> list[Setting]:
