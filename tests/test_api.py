@@ -364,3 +364,18 @@ def test_importing_heeler_is_quick_and_loads_nothing_heavy() -> None:
         assert loaded == "[]\n"
         seconds.append(float(took))
     assert min(seconds) < 0.2
+
+
+def test_a_history_with_a_torn_line_is_read(tmp_path: Path) -> None:
+    from heeler.evidence import read_history
+    from heeler.runs import used_s
+
+    lines = [
+        '{"event": "done", "name": "probe", "seconds": 2.5}',
+        '{"event": "epoch", "epo',
+        '{"event": "epoch", "epoch": 2}',
+        '{"event": "done", "name": "tune", "seconds": 4.0}',
+    ]
+    (tmp_path / "history.jsonl").write_text("\n".join(lines) + "\n")
+    assert read_history(tmp_path) == [{"epoch": 2}]
+    assert used_s(tmp_path) == 6.5

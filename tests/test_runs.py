@@ -16,7 +16,7 @@ from heeler.clock import Clock
 from heeler.errors import ResourceError, UsageError
 from heeler.plans import TrainOptions
 from heeler.records import Done, Epoch, Event, Note, Progress, Stage, ignore_events
-from heeler.runs import CHECKPOINT, claim_run, discard_unfinished, finish_run
+from heeler.runs import CHECKPOINT, asked_of, claim_run, discard_unfinished, finish_run
 
 
 @pytest.fixture
@@ -160,6 +160,7 @@ def test_an_unfinished_run_is_cleared_away_and_a_finished_one_stays(source: Path
     discard_unfinished(run)
     assert [path.name for path in run.iterdir()] == ["notes of the user's.txt"]
     (run / "notes of the user's.txt").unlink()
+    (run / CHECKPOINT).mkdir()  # tuning was about to begin
     discard_unfinished(run)
     assert not run.exists()
     discard_unfinished(run)
@@ -219,6 +220,36 @@ def test_the_log_has_what_came_before_it_and_grows_at_once(tmp_path: Path) -> No
     assert events[2]["valid_error"] == 0.125
     clock.tell(Note("late"))
     assert json.loads(log.read_text().splitlines()[-1])["text"] == "late"
+
+
+def test_a_disk_that_fills_up_ends_no_run_and_loses_no_line(mount: Callable[..., Path]) -> None:
+    folder = mount("-t", "tmpfs", "-o", "size=64k", "tmpfs")
+    told: list[Event] = []
+    clock = Clock(told.append)
+    clock.log_to(folder / "history.jsonl")
+    clock.tell(Note("first"))
+    with pytest.raises(OSError, match="No space"), (folder / "film").open("wb", buffering=0) as film:
+        while True:
+            film.write(bytes(1 << 12))
+    notes = [Note(f"{n} " + 1000 * "x") for n in range(10)]
+    for note in notes:
+        clock.tell(note)
+    assert told == [Note("first"), *notes]
+    lines = (folder / "history.jsonl").read_text().splitlines()
+    assert len(lines) < 11 and all(json.loads(line) for line in lines)
+    (folder / "film").unlink()
+    clock.tell(Note("last"))
+    texts = [json.loads(line)["text"].split()[0] for line in (folder / "history.jsonl").read_text().splitlines()]
+    assert texts == ["first", *map(str, range(10)), "last"]
+
+
+def test_a_run_remembers_its_files_from_any_folder(source: Path, tmp_path: Path) -> None:
+    Path("names.csv").write_text("folder,class\na,b\n")
+    options = TrainOptions(labels=Path("names.csv"), fixes=None, weights=Path("weights.safetensors"))
+    run = claim_run(options, source, "photos").absolute()
+    asked = asked_of(run)[1]
+    assert asked.labels == Path("names.csv").absolute() and asked.weights == Path("weights.safetensors").absolute()
+    assert claim_run(replace(options, resume=True), source, "photos").absolute() == run
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")

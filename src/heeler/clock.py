@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
+from heeler.errors import ResourceError
 from heeler.files import disk_errors
 from heeler.records import Done, Epoch, Event, Note, OnEvent, Planned, Stage
 
@@ -59,7 +62,8 @@ class Clock:
             self.notes.append(event.text)
         if isinstance(event, Done | Epoch | Note | Planned):
             self._kept.append(event)
-            self._flush()
+            with contextlib.suppress(ResourceError):  # a full disk may have room again; the run does not hang on it
+                self._flush()
         self._on_event(event)
 
     def log_to(self, path: Path) -> None:
@@ -80,6 +84,13 @@ class Clock:
         if self._log is None or not self._kept:
             return
         lines = [json.dumps({"event": type(event).__name__.lower(), **asdict(event)}) for event in self._kept]
-        with disk_errors(self._log), self._log.open("a", encoding="utf-8") as file:
-            file.writelines(line + "\n" for line in lines)
+        with disk_errors(self._log), self._log.open("ab", buffering=0) as file:
+            size, data = file.seek(0, os.SEEK_END), "".join(line + "\n" for line in lines).encode()
+            try:
+                while data:
+                    data = data[file.write(data) :]
+            except OSError:
+                with contextlib.suppress(OSError):
+                    file.truncate(size)  # half a line would hide what comes after it
+                raise
         self._kept.clear()

@@ -19,7 +19,7 @@ from heeler.files import read_regular
 from heeler.photos import list_files
 from heeler.plans import Setting
 from heeler.records import ByteArray, FloatArray, IntArray, Preprocessing, RunResult, ignore_events
-from heeler.runs import asked_of
+from heeler.runs import asked_of, told_events
 
 __all__ = [
     "Judged",
@@ -76,8 +76,7 @@ def read_history(run: Path) -> list[dict[str, Any]]:
     """A mapping with the fields of ``records.Epoch`` for each judgement of the tuning; none where nothing was tuned."""
     found: dict[int, dict[str, Any]] = {}
     try:
-        for line in (run / "history.jsonl").read_text(encoding="utf-8").splitlines():
-            event = json.loads(line)
+        for event in told_events(run):
             if event.pop("event") == "epoch":
                 found[event["epoch"]] = event  # a run that went back has judged an epoch twice
     except (OSError, ValueError, KeyError) as error:

@@ -117,6 +117,13 @@ class TrainOptions:
         """Seconds that the run may take; 0 where a fixed recipe decides."""
         return 0.0 if self.minutes is None or self.recipe.epochs else 60 * self.minutes
 
+    def from_anywhere(self) -> TrainOptions:
+        """The same with files named absolutely, so that they are found from another folder too."""
+        files: dict[str, Any] = {
+            name: value.absolute() for name, value in vars(self).items() if isinstance(value, Path)
+        }
+        return replace(self, **files)
+
     def to_json(self) -> dict[str, Any]:
         """What ``options_from_json`` reads back equal, but for ``out``, ``resume`` and ``command``."""
         plain = asdict(replace(self, out=None, resume=False, command=()))

@@ -385,4 +385,4 @@ def planned_and_actual(result: RunResult) -> dict[str, tuple[float, float]]:
 def short_hash(value: object) -> str:
     """First 16 hex digits of the sha256 of a JSON-able value, keys sorted."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]  # a file's name need not be text

@@ -103,7 +103,6 @@ def report_context(
     options: TrainOptions,
     settings: Mapping[str, str],
     plan: Plan | None,
-    n_test_changed: int = 0,
 ) -> ReportContext:
     """Everything that the report shows.
 
@@ -117,7 +116,6 @@ def report_context(
         options: the user's.
         settings: what was chosen, name -> value.
         plan: where minutes decided.
-        n_test_changed: photos of the test part that decisions of the user's relabelled or dropped.
     """
     usable, split, fixes = photos.catalogue.usable, photos.split, result.run / "fixes.csv"
     valid_labels = photos.labels[split.valid] if verdict.valid_probabilities is not None else None
@@ -135,7 +133,7 @@ def report_context(
         pictures=shown.pictures,
         maps=_maps(verdict, result, spec, shown.pictures),
         fixes=read_fixes(fixes) if fixes.is_file() else (),
-        n_test_changed=n_test_changed,
+        n_test_changed=photos.n_test_changed,
         twins=_twins(photos),
         curve=shown.curve,
         history=[asdict(epoch) for epoch in tuned.history] if tuned else (),

@@ -24,8 +24,8 @@ def claim_run(options: TrainOptions, source: Path, name: str) -> Path:
     """Make the folder of a new run, or find the one to go on with.
 
     Args:
-        options: ``out`` is the user's choice, or None for the first free ``runs/<name>-<n>``; with ``resume`` an
-            unfinished run of the same source and options is looked for first.
+        options: ``out`` is the user's choice, or None for the first free ``runs/<name>-<n>``; with ``resume`` the
+            newest run of the same source and options is looked for first.
         source: the photos; the run may not lie inside them.
         name: the source's name for people.
 
@@ -42,7 +42,7 @@ def claim_run(options: TrainOptions, source: Path, name: str) -> Path:
             f"the run would be written to {run}, inside the photos in {source}",
             hint="choose a folder elsewhere with --out, or run the command from another folder",
         )
-    begun = {"source": str(source.resolve()), "options": options.key, "asked": options.to_json()}
+    begun = {"source": str(source.resolve()), "options": options.key, "asked": options.from_anywhere().to_json()}
     if options.fixes:
         begun["fixes"] = sha256_file(options.fixes)  # other decisions make other photos
     if options.resume:
@@ -84,6 +84,7 @@ def repeat_command(run: Path, options: TrainOptions) -> tuple[str, ...]:
 def discard_unfinished(run: Path) -> None:
     """Remove what a run without a model left, so that nothing is in the way of the same command given again."""
     if not (run / "model").exists():
+        shutil.rmtree(run / CHECKPOINT, ignore_errors=True)  # without a model, tuning has not begun
         with contextlib.suppress(OSError):
             for name in BEGINNINGS:
                 (run / name).unlink(missing_ok=True)
@@ -121,10 +122,21 @@ def used_s(run: Path) -> float:
     """Seconds of the stages that this run has ended, as its history tells."""
     seconds = 0.0
     with contextlib.suppress(OSError, ValueError, KeyError):
-        for line in (run / "history.jsonl").read_text(encoding="utf-8").splitlines():
-            event = json.loads(line)
-            seconds += event["seconds"] if event["event"] == "done" else 0.0
+        seconds = sum(event["seconds"] for event in told_events(run) if event["event"] == "done")
     return seconds
+
+
+def told_events(run: Path) -> list[dict[str, Any]]:
+    """What a run has told, in order; a line that a kill cut short is passed over.
+
+    Raises:
+        OSError, ValueError: there is no history, or it is no text.
+    """
+    events = []
+    for line in (run / "history.jsonl").read_text(encoding="utf-8").splitlines():
+        with contextlib.suppress(json.JSONDecodeError):
+            events.append(json.loads(line))
+    return events
 
 
 def finish_run(run: Path) -> None:

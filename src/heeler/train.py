@@ -51,7 +51,8 @@ from heeler.ship.card import model_card, versions
 from heeler.ship.rows import write_predictions
 from heeler.stopping import StopRequest, raise_interrupted, stop_requests
 
-# Below this many photos a drawn test part is too small to say much, and every photo is judged out of fold instead.
+# Below this many photos a drawn test part is too small to say much; where the probe is the result, every photo is
+# judged out of fold instead.
 FEW_PHOTOS = 500
 
 
@@ -324,7 +325,6 @@ def write_everything(
         timed = replace(result, seconds=clock.totals())
         context = report_context(
             photos, verdict, timed, tuned=tuned, spec=spec, shown=shown, options=options, settings=settings, plan=plan,
-            n_test_changed=photos.n_test_changed,
         )  # fmt: skip
         write_report(result.report, context)
     result = replace(result, seconds=clock.totals())
