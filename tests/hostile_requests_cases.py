@@ -188,6 +188,12 @@ def _batches() -> list[Case]:
         _whole("a batch whose part has a long header", 400, post(bomb)),
         _whole("a batch that is cut", 400, post(multipart(("a.jpg", good))[:9000])),
         _whole("a batch that is a photo", 415, post(good, "image/jpeg")),
+        _whole("a batch in no charset", 400, post(multipart(("a.jpg", good)), f"{MULTIPART}; charset=undefined")),
+        _whole(
+            "a batch of a million boundaries",
+            400,
+            post(b"--a" + 1_000_000 * b"\r\n--a?" + b"--", "multipart/form-data; boundary=a"),
+        ),
     ]
 
 

@@ -7,6 +7,7 @@ import json
 import shutil
 import subprocess
 import sys
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,12 +20,13 @@ import torch
 from onnx import TensorProto, helper
 
 import heeler
-from conftest import TrainedRun, assert_clear, make_photos, run_heeler
+from conftest import TrainedRun, assert_clear, make_photos, run_heeler, snapshot
 from heeler import exporting
 from heeler.data.square import fit_square
-from heeler.errors import BundleError, UsageError
+from heeler.errors import BundleError, ResourceError, UsageError
 from heeler.judge.scores import paired_interval
 from heeler.learn.network import LogitNet
+from heeler.ship import prove
 from heeler.ship.bundle import open_bundle
 from heeler.ship.export import with_fixed_padding
 from heeler.ship.onnx_model import open_onnx
@@ -347,3 +349,53 @@ def test_the_interval_of_a_paired_loss() -> None:
     share, half = 6 / 102, 1.959964 * (15 - 36 / 102) ** 0.5 / 102
     assert np.allclose((low, high), (share - half, share + half))
     assert paired_interval(0, 0, 1000)[0] == -paired_interval(0, 0, 1000)[1] < 0
+
+
+def test_the_model_of_another_run_is_no_earlier_export(copy: TrainedRun, tmp_path: Path) -> None:
+    other = tmp_path / "other" / "model"
+    shutil.copytree(copy.model, other)
+    before = snapshot(other)
+    for to in ("hub-folder", "openvino", "executorch"):
+        assert_clear(run_heeler("export", copy.model, "--to", to, "--out", other), 2, "no earlier export")
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "README.md").write_text("mine")
+    assert_clear(run_heeler("export", copy.model, "--to", "hub-folder", "--out", tmp_path / "notes"), 2, "no earlier")
+    assert snapshot(other) == before and (tmp_path / "notes" / "README.md").read_text() == "mine"
+    for _ in range(2):  # an earlier one goes
+        assert run_heeler("export", copy.model, "--to", "hub-folder", "--out", tmp_path / "hub").code == 0
+
+
+@pytest.mark.parametrize("to", ["onnx", "hub-folder"])
+def test_an_earlier_export_stays_where_the_new_one_cannot_be_told(
+    copy: TrainedRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, to: str
+) -> None:
+    place = tmp_path / "here" / "export.onnx"
+    assert run_heeler("export", copy.model, "--to", to, "--out", place).code == 0
+    before = [path.read_bytes() for path in ([place] if place.is_file() else sorted(place.iterdir()))]
+
+    def full(*_: object) -> None:
+        raise ResourceError("the disk is full", hint="make room")
+
+    monkeypatch.setattr(exporting, "record_export", full)
+    assert_clear(run_heeler("export", copy.model, "--to", to, "--out", place), 1, "disk is full")
+    assert before == [path.read_bytes() for path in ([place] if place.is_file() else sorted(place.iterdir()))]
+    assert list(place.parent.iterdir()) == [place]
+
+
+def test_whole_photos_are_opened_one_at_a_time(copy: TrainedRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    alive: list[weakref.ref[np.ndarray]] = []
+    most: list[int] = []
+
+    def opened(source: object, spec: object) -> tuple[np.ndarray, int]:
+        rgb = np.zeros((80, 80, 3), np.uint8)
+        alive.append(weakref.ref(rgb))
+        most.append(sum(each() is not None for each in alive))
+        return rgb, 0
+
+    monkeypatch.setattr(prove, "_opened", opened)
+    bundle = open_bundle(copy.model)
+    photos = [prove.Labelled(Path(f"{n}.jpg"), 0) for n in range(40)]
+    assert len(prove.squares_of_files(photos, bundle.spec)) == 40
+    told = prove.beside(bundle, lambda batch: np.full((len(batch), len(bundle.classes)), 0.25, np.float32), photos)
+    assert len(told.truth) == len(told.exported) == 40
+    assert max(most) <= 2  # the next is opened before the name of the last is given to it

@@ -161,3 +161,23 @@ def test_a_list_without_an_end_is_no_burden() -> None:
             return "gone.jpg\n"
 
     assert list(itertools.islice(stream_names(["-"], Endless()), 2000)) == ["gone.jpg"] * 2000
+
+
+def test_names_that_end_in_nul_come_before_the_list_has_ended() -> None:
+    class Endless(io.StringIO):
+        def readline(self, size: int = -1) -> str:
+            assert size > 0, "a list without line breaks was asked for whole"
+            return self.read(size)
+
+        def read(self, size: int | None = -1) -> str:
+            assert size is not None and size > 0
+            return ("gone.jpg\0" * size)[:size]
+
+    names = list(itertools.islice(stream_names(["-"], Endless()), 2000))
+    assert names[:3] == ["gone.jpg"] * 3 and len(names) == 2000
+
+
+def test_a_line_longer_than_any_name_is_one_name() -> None:
+    long = "x" * 100_000
+    assert listed(["-"], io.StringIO(f"{long}\nb.jpg\n")) == [long, "b.jpg"]
+    assert listed([long]) == [long]

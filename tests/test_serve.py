@@ -299,6 +299,17 @@ def test_one_connection_takes_many_requests(port: int) -> None:
             assert answer_on(connection).status == status
 
 
+def test_the_next_head_may_come_with_a_long_request(port: int) -> None:
+    """More than a head may have, all in one piece: the first request is whole."""
+    first, second = request("POST", "/predict", photo(), kind="image/jpeg"), request("GET", "/healthz")
+    assert len(first) > 16_384
+    with socket.create_connection(("127.0.0.1", port), timeout=PATIENCE_S) as connection:
+        connection.sendall(first + second[:20])
+        assert answer_on(connection).status == 200
+        connection.sendall(second[20:])
+        assert answer_on(connection, "GET").status == 200
+
+
 def test_an_end_finishes_what_was_taken(trained_run: TrainedRun) -> None:
     command = [sys.executable, "-m", "heeler", "serve", str(trained_run.model), "--port", "0", "--json"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
@@ -368,6 +379,7 @@ def test_who_may_listen_where() -> None:
     for token in ("short", "with a space in it", "x" * 600, "ünïcödé-ünïcödé-x"):
         with pytest.raises(UsageError, match="16 to 512"):
             access_for("127.0.0.1", token)
+    access_for("127.0.0.2", "").check("GET", "/model", [(b"host", b"127.0.0.2:8000")])
     open_to_all = access_for("0.0.0.0", TOKEN)
     headers = [(b"host", b"192.168.1.5:8000"), (b"authorization", f"Bearer {TOKEN}".encode())]
     open_to_all.check("POST", "/predict", headers)
@@ -384,6 +396,8 @@ def test_tokens_come_from_one_place(tmp_path: Path) -> None:
     for token, path, words in ((TOKEN, file, "both"), ("", None, "empty"), (None, tmp_path / "no", "does not exist")):
         with pytest.raises(UsageError, match=words):
             token_from(token, path)
+    file.write_text(f"  {TOKEN}\nmade on Monday\n")
+    assert token_from(None, file) == TOKEN
     file.write_text("\n")
     with pytest.raises(UsageError, match="empty"):
         token_from(None, file)

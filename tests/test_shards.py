@@ -64,6 +64,9 @@ def test_addresses_are_read_through_fsspec(monkeypatch: pytest.MonkeyPatch) -> N
     plain = [(name.replace(":///", "://"), data) for name, data in met("memory://bucket")]
     assert plain == [(name.replace(":///", "://"), data) for name, data in expected]
     assert [data for _, data in met("memory://bucket/*/1.jpg")] == [b"a/1.jpg"]
+    assert [data for _, data in met("memory://bucket/[ab]/?.jpg")] == [b"a/1.jpg", b"b/2.jpg"]
+    memory.pipe("/bucket/b/Thumbs.db", b"none of the user's")
+    assert [data for _, data in met("memory://bucket/*")] == [b"a/1.jpg", b"b/2.jpg"]  # what is in folders it meets
     assert met("memory://bucket/gone.jpg") == [("memory://bucket/gone.jpg", "does not exist")]
     monkeypatch.setattr(shards, "MAX_FILE_BYTES", 3)
     with pytest.raises(UnreadableError, match="are not read"):
@@ -127,8 +130,10 @@ def test_photos_of_a_parquet_column_come_with_their_row(tmp_path: Path) -> None:
     assert met(plain, column="id")[0][1] == "is a int, not the bytes of a file"
     with pytest.raises(DataError, match="no column 'image'; it has photo"):
         met(nested)
-    (tmp_path / "no.parquet").write_text("no table")
-    assert "is no whole Parquet file" in str(met(tmp_path / "no.parquet")[0][1])
+    whole = plain.read_bytes()
+    for name, data in (("no", b"no table"), ("footer", whole[:-60] + bytes(52) + whole[-8:])):
+        (tmp_path / f"{name}.parquet").write_bytes(data)
+        assert "is no whole Parquet file" in str(met(tmp_path / f"{name}.parquet")[0][1])
     assert met(tmp_path / "gone.parquet") == [(f"{tmp_path}/gone.parquet", "does not exist")]
 
 

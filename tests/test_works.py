@@ -140,3 +140,9 @@ def test_closing_answers_what_is_under_way(start: Start) -> None:
         return await asked
 
     assert [told(each) for each in asyncio.run(ask_and_close())] == [[float(place)] for place in range(12)]
+
+
+def test_squares_of_a_batch_do_not_wait_for_its_answer(start: Start) -> None:
+    works, _ = start(Numbers())
+    one, batch = asyncio.run(ask(works, [b"1"], [b"2", b"3"]))
+    assert one[0].square is not None and [answer.square for answer in batch] == [None, None]

@@ -20,7 +20,7 @@ from heeler.evidence import files_of_run
 from heeler.files import disk_errors, fsync_folder, is_inside, sha256_file, write_bytes
 from heeler.judge.scores import paired_interval
 from heeler.records import ByteArray, FloatArray, OnEvent, ignore_events
-from heeler.ship.bundle import FILES, MANIFEST, Bundle, open_bundle, record_export
+from heeler.ship.bundle import FILES, MANIFEST, Bundle, is_copy, open_bundle, record_export
 from heeler.ship.executorch import FACTS_FILE, PROGRAM_FILE, executorch_probabilities, write_executorch
 from heeler.ship.export import assemble, network_onnx
 from heeler.ship.formats import (
@@ -180,11 +180,14 @@ def export(
             proof = _hub_folder(bundle, temporary, found, clock)
         told = _judged(place, to, temporary, proof, found, int8)
         _refuse(told, max_loss)
-        _put(temporary, place)
         try:
+            _put(temporary, place)
             _record(bundle, told)
         except BaseException:
-            shutil.move(place, temporary)  # and away with it
+            if not os.path.lexists(temporary):
+                place.rename(temporary)  # and away with it
+            if os.path.lexists(earlier := _earlier(temporary)):
+                earlier.replace(place)
             raise
     return told
 
@@ -316,8 +319,10 @@ def _require_free(place: Path, to: Form, bundle: Bundle) -> None:
             return
         except BundleError:
             pass
-    elif place.is_dir() and not place.is_symlink() and {entry.name for entry in place.iterdir()} <= OURS[to]:
-        return
+    elif place.is_dir() and not place.is_symlink():
+        names = {entry.name for entry in place.iterdir()}
+        if not names or (names == OURS[to] and (to != "hub-folder" or is_copy(place))):
+            return
     raise UsageError(f"{place} is there already and no earlier export", hint="choose another --out")
 
 
@@ -332,10 +337,17 @@ def _beside(place: Path) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+def _earlier(temporary: Path) -> Path:
+    """Where an earlier export waits until the new one is recorded."""
+    return temporary.with_name("earlier")
+
+
 def _put(temporary: Path, place: Path) -> None:
-    """Give what was written its name; an earlier export goes when the new one can come."""
+    """Give what was written its name; an earlier export is set aside."""
     if place.is_dir():
-        place.rename(temporary.with_name("earlier"))
+        place.rename(_earlier(temporary))
+    elif place.exists():
+        shutil.copy2(place, _earlier(temporary))  # and so the place is never empty
     temporary.replace(place)
     fsync_folder(place.parent)
 

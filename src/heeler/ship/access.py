@@ -97,11 +97,11 @@ def access_for(host: str, token: str) -> Access:
     """
     if token and not (MIN_TOKEN <= len(token) <= MAX_TOKEN and re.fullmatch(r"[!-~]+", token)):
         raise UsageError(f"a token has {MIN_TOKEN} to {MAX_TOKEN} letters, digits or signs, no spaces", hint=TOKEN_HINT)
+    named = f"[{host}]" if ":" in host else host
     if is_loopback(host):
-        return Access(token=token)
+        return Access(LOOPBACK_NAMES | {named.lower()}, token=token)
     if not token:
         raise UsageError(f"--host {host} lets other machines in, and there is no --token", hint=TOKEN_HINT)
-    named = f"[{host}]" if ":" in host else host
     return Access(LOOPBACK_NAMES | {named.lower(), socket.gethostname().lower()}, takes_addresses=True, token=token)
 
 
@@ -118,12 +118,12 @@ def token_from(token: str | None, file: Path | None) -> str:
     if token is not None:
         raise UsageError("--token and --token-file are both given", hint="give one; a file is seen by fewer")
     try:
-        found = read_regular(file, 65_536).decode("latin-1").strip()
+        lines = read_regular(file, 65_536).decode("latin-1").strip().splitlines()
     except UnreadableError as error:
         raise UsageError(f"--token-file {file} {error.message}", hint="name a file with the token in it") from error
-    if not found:
+    if not lines:
         raise UsageError(f"--token-file {file} is empty", hint=TOKEN_HINT)
-    return found
+    return lines[0].rstrip()
 
 
 def is_loopback(host: str) -> bool:

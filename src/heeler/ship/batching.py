@@ -189,7 +189,8 @@ class Works:
                     request.fail(error)
                 continue
             for (request, place, square), row in zip(alive, rows, strict=True):
-                request.answer(place, Answer(row, square=square))
+                # Where it looked is asked of one photo alone; of a batch's, squares would wait for the last answer.
+                request.answer(place, Answer(row, square=square if len(request.photos) == 1 else None))
 
     @property
     def _room(self) -> int:

@@ -46,6 +46,8 @@ MAX_MANIFEST_BYTES = 64 << 20
 OWN_HASH = "sha256_of_this"
 # Name, in the manifest, of what was exported and how near each file is to the model.
 EXPORTS = "exports"
+# And that it is a copy, which may go when a new one comes; the model itself is elsewhere.
+COPY = "copy"
 # A manifest can be made up, hash and all; beyond these, preparing a single photo would fill the memory.
 MAX_IMAGE_PX = 8192
 MIN_CROP_PCT = 0.1
@@ -234,8 +236,17 @@ def copy_bundle(bundle: Bundle, folder: Path, card: str) -> None:
         write_text(folder / "README.md", card)
         hashes = {name: sha256_file(folder / name) for name in FILES}
         # Files that lie beside this folder do not go with the copy.
-        manifest = {name: value for name, value in bundle.manifest.items() if name != EXPORTS} | {"files": hashes}
+        manifest = {name: value for name, value in bundle.manifest.items() if name != EXPORTS}
+        manifest |= {"files": hashes, COPY: True}
         write_json(folder / MANIFEST, {**manifest, OWN_HASH: _own_hash(manifest)})
+
+
+def is_copy(folder: Path) -> bool:
+    """Whether a folder is a bundle that ``copy_bundle`` wrote."""
+    try:
+        return _read_manifest(folder).get(COPY) is True
+    except BundleError:
+        return False
 
 
 def _read_manifest(path: Path) -> dict[str, Any]:

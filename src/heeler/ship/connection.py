@@ -47,9 +47,9 @@ class Connection(HttpToolsProtocol):
         if self._is_refused:
             return
         # Behind a request that is still at work, this may be the next one's head; that is counted when it is whole.
-        begins = self._in_head or self.cycle is None or self.cycle.response_complete
+        begins, before = self._in_head or self.cycle is None or self.cycle.response_complete, self.cycle
         super().data_received(data)
-        if self._in_head and begins:
+        if self._in_head and begins and self.cycle is before:
             self._n_head += len(data)
             if self._n_head > self._limits.header_bytes:
                 self._refuse(_too_long(self._limits))

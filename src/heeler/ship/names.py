@@ -37,7 +37,7 @@ def stream_names(args: Sequence[str], stdin: TextIO, *, skip: Path | None = None
     for arg in args:
         if arg == "-":
             yield from _listed(stdin)
-        elif Path(arg).is_dir():
+        elif os.path.isdir(arg):  # noqa: PTH112 - Path.is_dir raises where a folder above may not be entered
             yield from _below(str(Path(arg)), left_out)
         elif glob.has_magic(arg) and not os.path.lexists(arg):
             yield from _matching(arg, left_out)
@@ -95,7 +95,7 @@ def _entries(folder: str) -> Iterator[str]:
 
 
 def _wanted(entry: os.DirEntry[str]) -> str:
-    if entry.name.startswith(".") or entry.name.lower() in JUNK_NAMES:
+    if is_hidden(entry.name):
         return ""
     try:
         if entry.is_dir(follow_symlinks=False):
@@ -109,6 +109,11 @@ def _wanted(entry: os.DirEntry[str]) -> str:
     return entry.name if wanted else ""
 
 
+def is_hidden(name: str) -> bool:
+    """Whether a file or folder of this name is one that people do not see or did not make."""
+    return name.startswith(".") or name.lower() in JUNK_NAMES
+
+
 def _matching(pattern: str, left_out: str) -> Iterator[str]:
     """Files that a pattern meets, and those below folders that it meets, each once."""
     matches = glob.iglob(pattern, recursive=True)  # noqa: PTH207 - Path.glob takes no absolute pattern
@@ -119,7 +124,7 @@ def _matching(pattern: str, left_out: str) -> Iterator[str]:
     files = (
         name
         for match in chain([first], matches)
-        for name in (_below(match.rstrip("/") or "/", left_out) if Path(match).is_dir() else [match])
+        for name in (_below(match.rstrip("/") or "/", left_out) if os.path.isdir(match) else [match])  # noqa: PTH112
     )
     for name, _ in groupby(in_order(files)):
         yield name
@@ -128,13 +133,15 @@ def _matching(pattern: str, left_out: str) -> Iterator[str]:
 def _listed(stdin: TextIO) -> Iterator[str]:
     lines = iter(stdin.readline, "")
     head: list[str] = []
-    for line in lines:
+    for line in iter(partial(stdin.readline, LONGEST_PATH), ""):  # a list with NULs may have no line break at all
         head.append(line)
         if "\0" in line:
             yield from _ended_by_nul(chain(head, iter(partial(stdin.read, LONGEST_PATH), "")))
             return
+        if not line.endswith("\n"):
+            head[-1] += stdin.readline()
         # A name that ends in NUL may have line breaks in it, so a line is one only where it can be no part of such.
-        if sum(map(len, head)) > LONGEST_PATH or os.path.lexists(_without_return(line.removesuffix("\n"))):
+        if sum(map(len, head)) > LONGEST_PATH or os.path.lexists(_without_return(head[-1].removesuffix("\n"))):
             break
     for line in chain(head, lines):
         name = line.removesuffix("\n")

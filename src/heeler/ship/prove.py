@@ -11,8 +11,7 @@ import numpy as np
 from heeler.data.decode import fit_square, open_image, to_rgb
 from heeler.errors import UnreadableError
 from heeler.files import read_regular
-from heeler.learn.engines import BATCH, torch_engine
-from heeler.learn.memory import AtOnce
+from heeler.learn.engines import torch_engine
 from heeler.learn.network import LogitNet
 from heeler.records import ByteArray, FloatArray, IntArray, OnEvent, Preprocessing, Progress, ignore_events
 from heeler.ship.bundle import Bundle
@@ -91,18 +90,17 @@ def beside(
         made: photos without a file, which come first.
         on_event: told of progress, one unit a photo.
     """
-    engine, at_once = torch_engine(LogitNet(bundle.model, bundle.spec), "cpu", "fp32"), AtOnce(BATCH)
+    engine = torch_engine(LogitNet(bundle.model, bundle.spec), "cpu", "fp32")
     truth, exported, labels = [], [], []
     sources: list[ByteArray | Labelled] = [*made, *photos]
-    for start in range(0, len(sources), BATCH):
-        batch = [pair for each in sources[start : start + BATCH] if (pair := _opened(each, bundle.spec)) is not None]
-        if batch:
-            arrays = [rgb for rgb, _ in batch]
-            squares = np.stack([fit_square(rgb, bundle.spec) for rgb in arrays])
-            truth.append(softmax(at_once.compute(engine.forward, squares) / bundle.temperature))
-            exported.append(probabilities(arrays))
-            labels += [label for _, label in batch]
-        on_event(Progress(min(len(sources), start + BATCH)))
+    for number, each in enumerate(sources, 1):  # one at a time: whole photos may have a hundred megapixels
+        if (pair := _opened(each, bundle.spec)) is not None:
+            rgb, label = pair
+            logits = engine.forward(fit_square(rgb, bundle.spec)[None])
+            truth.append(softmax(logits / bundle.temperature))
+            exported.append(probabilities([rgb]))
+            labels.append(label)
+        on_event(Progress(number))
     empty = np.zeros((0, len(bundle.classes)), np.float32)
     return Beside(np.concatenate([empty, *truth]), np.concatenate([empty, *exported]), np.array(labels, np.int64))
 
@@ -116,8 +114,7 @@ def softmax(logits: FloatArray) -> FloatArray:
 
 def squares_of_files(photos: Sequence[Labelled], spec: Preprocessing) -> ByteArray:
     """Squares (N, S, S, 3) uint8 of those photos that can be read."""
-    opened = [_opened(each, spec) for each in photos]
-    squares = [fit_square(pair[0], spec) for pair in opened if pair is not None]
+    squares = [fit_square(pair[0], spec) for each in photos if (pair := _opened(each, spec)) is not None]
     return np.stack(squares) if squares else np.zeros((0, spec.image_px, spec.image_px, 3), np.uint8)
 
 

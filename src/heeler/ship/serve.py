@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from python_multipart.multipart import parse_options_header
 from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect, Request
@@ -262,11 +263,14 @@ async def _parts(request: Request, body: bytes, limits: ServeLimits) -> tuple[li
     parser.spool_max_size = limits.body_bytes  # nothing of a stranger's is written to a disk
     if not body.rstrip().endswith(b"--"):
         raise Refused(400, "bad-request", "the batch is cut short")
+    unfit = f"send photos as parts with a name and a filename, at most {limits.batch_photos} of them"
+    boundary = parse_options_header(request.headers.get("content-type"))[1].get(b"boundary", b"")
+    if body.count(b"\r\n--" + boundary) > limits.batch_photos + 1:  # millions of them would keep the parser busy
+        raise Refused(400, "bad-request", unfit)
     try:
         form = await parser.parse()
-    except (MultiPartException, UnicodeDecodeError) as error:
-        few = f"at most {limits.batch_photos} of them"
-        raise Refused(400, "bad-request", f"send photos as parts with a name and a filename, {few}") from error
+    except (MultiPartException, ValueError) as error:  # of charsets, too, that do not exist
+        raise Refused(400, "bad-request", unfit) from error
     names, photos = [], []
     for _, part in form.multi_items():
         assert not isinstance(part, str)  # without a filename it is a field, of which the parser takes none

@@ -7,19 +7,21 @@ as JSON text, in which a file's name may hold any bytes.
 from __future__ import annotations
 
 import errno
+import glob
 import os
 import sys
 import tarfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain, groupby
 from pathlib import Path
 from typing import Any
 from zlib import error as ZlibError  # noqa: N812 - a class, whatever its name
 
 from heeler.errors import DataError, ResourceError, UnreadableError
 from heeler.files import MAX_FILE_BYTES, read_regular
-from heeler.ship.names import in_order, stream_names
+from heeler.ship.names import in_order, is_hidden, stream_names
 
 FILES_OF_A_UNIT = 256
 ROWS_AT_ONCE = 64
@@ -130,25 +132,31 @@ def _names_at(address: str) -> Iterator[str]:
     """Files behind an address: those of a folder or a pattern, sorted, without hidden ones; else the address itself."""
     try:
         files, path = _place(address)
-        if "*" in path:
-            found: Iterable[str] = files.glob(path)
-        elif files.isdir(path):
-            found = (
-                f"{home.rstrip('/')}/{name}"
-                for home, folders, inside in files.walk(path)
-                if not any(part.startswith(".") for part in home[len(path) :].split("/"))
-                for name in inside
+        if files.isdir(path):
+            found: Iterable[str] = _below(files, path)
+        elif glob.has_magic(path) and not files.exists(path) and (met := files.glob(path, detail=True)):
+            found = chain.from_iterable(
+                _below(files, each) if info["type"] == "directory" else [each]
+                for each, info in met.items()
+                if not is_hidden(os.path.basename(each))  # noqa: PTH119 - no path
             )
         else:
             yield address
             return
-        visible = (each for each in found if not os.path.basename(each).startswith("."))  # noqa: PTH119 - no path
-        for each in in_order(visible):
+        visible = (each for each in found if not is_hidden(os.path.basename(each)))  # noqa: PTH119 - no path
+        for each, _ in groupby(in_order(visible)):
             yield files.unstrip_protocol(each)
     except (DataError, ResourceError):
         raise
     except Exception as error:  # each kind of place has errors of its own
         raise _unreachable(address, error) from error
+
+
+def _below(files: Any, path: str) -> Iterator[str]:
+    """Files of a folder and of those in it, but for hidden folders."""
+    for home, _, inside in files.walk(path):
+        if not any(is_hidden(part) for part in home[len(path) :].split("/") if part):
+            yield from (f"{home.rstrip('/')}/{name}" for name in inside)
 
 
 def _place(address: str) -> tuple[Any, str]:
@@ -189,7 +197,13 @@ def _row_groups(name: str, column: str) -> Iterator[Unit]:
     except FileNotFoundError:
         yield Unit("bad", (name,), reason="does not exist")
         return
-    except pyarrow.ArrowException as error:
+    except PermissionError:
+        yield Unit("bad", (name,), reason="cannot be opened: Permission denied")
+        return
+    except (pyarrow.ArrowException, OSError) as error:
+        # pyarrow says of a damaged file what it says of a disk, but for the number that systems give to errors.
+        if isinstance(error, ConnectionError | TimeoutError) or getattr(error, "errno", None):
+            raise _unreachable(name, error) from error
         yield Unit("bad", (name,), reason=f"is no whole Parquet file: {error}")
         return
     if column not in columns:
