@@ -170,3 +170,7 @@ def test_the_table_is_readable_at_80_columns_and_ends_with_what_a_run_would_use(
     assert "[red]fine" in text.getvalue()
     assert "\x1b" not in text.getvalue()
     assert lines[-1] == "Training can work here. A run would use lite0 with onnxruntime in fp32."
+
+
+def test_a_library_that_another_package_brought_is_fine(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert doctor._package("json", "no-such-package", True) == Finding("no-such-package", "of unknown version")

@@ -171,3 +171,12 @@ def test_nothing_is_registered_with_pyplot_and_no_setting_changed(tmp_path: Path
     assert done.stdout == "False False True\n"
     with Image.open(tmp_path / "x.png") as image:
         assert image.size == (900, 340)
+
+
+def test_answers_of_equal_probability_share_their_rightness() -> None:
+    """As in the report; else the order of the rows would make dots that mean nothing."""
+    sure = np.ones(300, np.float32)
+    labels = np.repeat([0, 1], 150)  # the first half is right
+    chart = plot_reliability(np.stack([sure, 1 - sure], axis=1), labels)
+    _, was = chart.axes[0].get_lines()[1].get_data()
+    assert np.allclose(was, 0.5)

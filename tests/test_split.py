@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from heeler.data.split import draw_folds, find_problems, judged_share, split_photos
+from heeler.data.split import draw_folds, find_problems, judged_share, split_notes, split_photos
 from heeler.errors import DataError, UsageError
 from heeler.records import Catalogue, Part, Photo, Split
 
@@ -315,3 +315,14 @@ def test_a_hundred_thousand_photos_are_split_in_three_seconds() -> None:
     check_whole(given, split)
     check_together(given, split, pairs)
     assert abs(len(split.test) - 20_000) <= 20 and abs(len(split.valid) - 8_000) <= 20
+
+
+def test_a_group_across_the_users_parts_is_told() -> None:
+    given = catalogue(
+        *photos(6, "a", "train"), *photos(6, "b", "train", 10),
+        *photos(3, "a", "test", 20), *photos(3, "b", "test", 30),
+        photo("a/p.jpg", "train", "patient 7", label="a"), photo("a/q.jpg", "test", "patient 7", label="a"),
+    )  # fmt: skip
+    split = split_photos(given, [], test=0.2, valid=0.1, seed=0)
+    (note,) = [note for note in split_notes(given, split, []) if "group" in note]
+    assert note.startswith("1 group lies in different parts of yours") and "a/p.jpg" in note and "a/q.jpg" in note

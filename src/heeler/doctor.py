@@ -138,10 +138,17 @@ def _versions() -> Iterator[Finding]:
         yield _package(module, package, needed)
 
 
+def _version_of(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:  # another package brought the module, as onnxruntime-gpu does
+        return "of unknown version"
+
+
 def _package(module: str, package: str, needed: bool) -> Finding:
     try:
         importlib.import_module(module)
-        return Finding(package, importlib.metadata.version(package))
+        return Finding(package, _version_of(package))
     except ModuleNotFoundError as error:
         if error.name == module and not needed:
             return Finding(package, "not installed (optional; faster on many processors: heeler[openvino])")

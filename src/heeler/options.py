@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -45,7 +46,7 @@ def need(path: Path, what: str) -> None:
     Raises:
         UsageError: nothing is at ``path``.
     """
-    if not path.exists():
+    if not os.path.exists(path):  # noqa: PTH110 - Path.exists raises where a folder above may not be entered
         raise UsageError(f"{path} does not exist", hint=f"give {what}; the name is read from {Path.cwd()}")
 
 
@@ -86,10 +87,14 @@ Alpha = Annotated[str, typer.Option(metavar="COLOUR", help="Colour that transpar
 DEFAULT_MINUTES = 5.0
 Minutes = Annotated[
     float | None,
+    typer.Option(metavar="M", callback=between(*LIMITS["minutes"]), help="Time for everything. [default: 5]"),
+]
+DemoMinutes = Annotated[
+    float | None,
     typer.Option(
         metavar="M",
         callback=between(*LIMITS["minutes"]),
-        help="Time for everything. [default: 5]",
+        help="Time for everything. [default: the last layer alone, as fast as it goes]",
     ),
 ]
 Backbone = Annotated[

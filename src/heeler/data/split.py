@@ -102,6 +102,16 @@ def split_notes(catalogue: Catalogue, split: Split, pairs: Sequence[tuple[int, i
             f"{len(across)} pairs of near duplicates lie in different parts of yours, such as {usable[i].path} "
             f"({parts[i]}) and {usable[j].path} ({parts[j]}): the error may look lower than it is"
         )
+    first_rows: dict[str, dict[Part, int]] = {}
+    for row, photo in enumerate(usable):
+        if photo.group:
+            first_rows.setdefault(photo.group, {}).setdefault(parts[row], row)
+    if torn := [rows for rows in first_rows.values() if len(rows) > 1]:
+        i, j = list(torn[0].values())[:2]
+        notes.append(
+            f"{len(torn)} {'group lies' if len(torn) == 1 else 'groups lie'} in different parts of yours, such as that "
+            f"of {usable[i].path} ({parts[i]}) and {usable[j].path} ({parts[j]}): the error may look lower than it is"
+        )
     for part, rows in (("test", split.test), ("valid", split.valid)):
         missing = sorted(set(catalogue.classes) - {usable[row].label for row in rows}) if len(rows) else []
         if missing:

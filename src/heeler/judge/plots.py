@@ -20,6 +20,7 @@ from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
+from heeler.judge.scores import reliability
 from heeler.records import ByteArray, FloatArray, IntArray
 
 __all__ = [
@@ -220,10 +221,8 @@ def plot_reliability(probabilities: FloatArray, labels: IntArray, n_bins: int = 
     """
     chart = _chart(4.6, 4.6)
     axes = chart.add_subplot()
-    sure, right = probabilities.max(axis=1), (probabilities.argmax(axis=1) == labels).astype(np.float64)
-    bins = np.array_split(np.argsort(sure, kind="stable"), max(1, min(n_bins, len(sure))))
-    said = [float(sure[rows].mean()) for rows in bins if len(rows)]
-    was = [float(right[rows].mean()) for rows in bins if len(rows)]
+    bins = reliability(probabilities, labels, n_bins)
+    said, was = [each.stated for each in bins], [each.right for each in bins]
     axes.plot([0, 1], [0, 1], color=SOFT, lw=0.8, ls="--")
     axes.plot(said, was, marker="o", ms=4, color=ACCENT)
     low = max(0.0, math.floor(10 * min([*said, *was, 0.9])) / 10)

@@ -30,7 +30,7 @@ from heeler.learn.memory import AtOnce, is_out_of_memory
 from heeler.records import ByteArray, FloatArray, IntArray, OnEvent, ignore_events
 
 EngineName = Literal["torch", "onnxruntime", "openvino"]
-Precision = Literal["fp32", "bf16", "fp16"]
+Precision = Literal["fp32", "bf16"]
 BATCH = 32
 # Photos that one core computes at once on a CPU: what passes from layer to layer stays in its cache. On two cores Lite0
 # does 410 photos/s in OpenVINO and 212 in ONNX Runtime so, and 340 and 189 with both cores on a batch of 32.
@@ -171,7 +171,7 @@ def torch_engine(net: nn.Module, device: str, precision: Precision) -> Engine:
     """The network as torch runs it, for GPUs and for networks that cannot be exported; ``net`` stays where it is."""
     on_gpu = device != "cpu"
     net = (copy.deepcopy(net).to(device).to(memory_format=torch.channels_last) if on_gpu else net).eval()
-    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[precision]
     alone = threading.Lock()
 
     def forward(pixels: ByteArray) -> FloatArray:

@@ -29,7 +29,7 @@ def known_features(backbone: Backbone, spec: Preprocessing, names: list[str]) ->
     Looked for before an engine is timed: two runs on the same photos then use the same numbers, whichever engine the
     noise of the second would favour.
     """
-    for precision in ("bf16", "fp16", "fp32"):
+    for precision in ("bf16", "fp32"):
         store = _store(backbone, spec, precision)
         if all(name in store for name in names):
             view = store.view(names)

@@ -113,7 +113,7 @@ def plan(
 def demo(
     context: typer.Context,
     out: options.Run = None,
-    minutes: options.Minutes = None,
+    minutes: options.DemoMinutes = None,
     quiet: options.Quiet = False,
     json: options.Json = False,
     debug: options.Debug = False,
