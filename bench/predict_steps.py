@@ -158,6 +158,8 @@ def command(folder: Path, model: Path, n: int) -> dict[str, Any]:
     printed, sys.stdout = sys.stdout, sys.stderr
     code = main(["predict", str(model), "-", "--out", str(folder.parent / "rows.csv")])
     sys.stdout = printed
+    if code:
+        raise SystemExit(f"heeler predict ended with {code}")
     return {"code": code}
 
 
@@ -167,8 +169,8 @@ class Lines:
     def __init__(self, lines: Iterator[str]) -> None:
         self.lines = lines
 
-    def readline(self) -> str:
-        """The next line; empty after the last."""
+    def readline(self, size: int = -1) -> str:
+        """The next line, which is shorter than any ``size`` that is asked for; empty after the last."""
         return next(self.lines, "")
 
 
