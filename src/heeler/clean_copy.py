@@ -18,9 +18,8 @@ from heeler.data.archives import is_archive
 from heeler.data.catalogue import NOT_READ
 from heeler.data.duplicates import mark_duplicates
 from heeler.data.tables import part_of_name
-from heeler.data.walk import is_hidden
 from heeler.errors import ResourceError, UsageError
-from heeler.files import disk_errors, is_inside, name_mark, require_space, safe_name, write_csv
+from heeler.files import disk_errors, is_hidden, is_inside, name_mark, require_space, safe_name, write_csv
 from heeler.fixes import Fix
 from heeler.records import Catalogue, Photo
 

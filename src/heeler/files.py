@@ -21,6 +21,10 @@ import platformdirs
 
 from heeler.errors import ResourceError, UnreadableError
 
+# What systems and NAS boxes leave beside photos without starting its name with a dot.
+SYSTEM_NAMES = frozenset(
+    ("thumbs.db", "ehthumbs.db", "desktop.ini", "__macosx", "@eadir", "$recycle.bin", "system volume information")
+)
 # No photo that heeler reads is larger: 100 megapixels of 16-bit RGB are 600 MB uncompressed.
 MAX_FILE_BYTES = 1 << 30
 # Names that Windows keeps for itself, whatever ending they have.
@@ -177,6 +181,11 @@ def read_regular(path: Path, max_bytes: int = MAX_FILE_BYTES) -> bytes:
     except (OSError, ValueError) as error:
         reason = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else str(error)
         raise UnreadableError(f"cannot be opened: {reason}") from error
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a file or folder of this name is one that people do not see or did not make."""
+    return name.startswith(".") or name.casefold() in SYSTEM_NAMES
 
 
 def safe_name(name: str) -> str:

@@ -18,9 +18,9 @@ import numpy as np
 from heeler.data.archives import is_archive, open_archive, plain_name
 from heeler.data.split import draw_share
 from heeler.data.tables import check_label_map, is_table, part_of_name, read_label_map, read_table
-from heeler.data.walk import Found, Tree, is_hidden, walk
+from heeler.data.walk import Found, Tree, walk
 from heeler.errors import DataError, UsageError
-from heeler.files import write_csv
+from heeler.files import is_hidden, write_csv
 from heeler.plans import LabelMap
 from heeler.records import Catalogue, Part, Photo
 

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from heeler.errors import DataError
+from heeler.files import is_hidden
 
-__all__ = ["Found", "Tree", "is_hidden", "walk"]
+__all__ = ["Found", "Tree", "walk"]
 
 HIDDEN_FILE = "hidden file"
 IN_HIDDEN_FOLDER = "in a hidden folder"
@@ -19,10 +20,6 @@ LINK_BROKEN = "a link to nothing"
 LINK_TO_COUNTED = "a link to a photo that is counted already"
 LINK_TO_COUNTED_FOLDER = "a link to a folder that is counted already"
 
-# What systems and NAS boxes leave beside photos without starting its name with a dot.
-SYSTEM_NAMES = frozenset(
-    ("thumbs.db", "ehthumbs.db", "desktop.ini", "__macosx", "@eadir", "$recycle.bin", "system volume information")
-)
 # fmt: off
 NOT_PHOTO_SUFFIXES = frozenset((
     ".7z", ".avi", ".bak", ".bash", ".bin", ".bz2", ".c", ".cfg", ".conf", ".cpp", ".css", ".csv", ".db", ".doc",
@@ -77,11 +74,6 @@ def walk(root: Path) -> Tree:
     if scan.links:
         _follow(scan.links, os.path.realpath(root), tree)
     return tree
-
-
-def is_hidden(name: str) -> bool:
-    """Whether a file or folder of this name is one that people do not see or did not make."""
-    return name.startswith(".") or name.casefold() in SYSTEM_NAMES
 
 
 def _scan(top: str, prefix: str) -> _Scan:

@@ -13,7 +13,8 @@ from itertools import chain, groupby, islice
 from pathlib import Path
 from typing import TextIO
 
-JUNK_NAMES = frozenset({"thumbs.db", "desktop.ini", "__macosx"})
+from heeler.files import is_hidden
+
 # Names of one folder that are sorted in memory; where there are more, sorted pieces wait on disk.
 MOST_IN_MEMORY = 200_000
 # Characters of a path on Linux; after so many without a NUL, a list is not one whose names end in NUL.
@@ -107,11 +108,6 @@ def _wanted(entry: os.DirEntry[str]) -> str:
     except OSError:
         wanted = True
     return entry.name if wanted else ""
-
-
-def is_hidden(name: str) -> bool:
-    """Whether a file or folder of this name is one that people do not see or did not make."""
-    return name.startswith(".") or name.lower() in JUNK_NAMES
 
 
 def _matching(pattern: str, left_out: str) -> Iterator[str]:

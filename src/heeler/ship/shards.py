@@ -20,8 +20,8 @@ from typing import Any
 from zlib import error as ZlibError  # noqa: N812 - a class, whatever its name
 
 from heeler.errors import DataError, ResourceError, UnreadableError
-from heeler.files import MAX_FILE_BYTES, read_regular
-from heeler.ship.names import in_order, is_hidden, stream_names
+from heeler.files import MAX_FILE_BYTES, is_hidden, read_regular
+from heeler.ship.names import in_order, stream_names
 
 FILES_OF_A_UNIT = 256
 ROWS_AT_ONCE = 64
